@@ -1,0 +1,88 @@
+// A program's control surface: HTTP with JSON over a Unix socket.
+//
+// The server answers on its own threads with every signal blocked, so a signal
+// still reaches the program's own loop. The socket file belongs to the starting
+// user alone (mode 0600); whoever can open it may use every route. The file that
+// a dead program left behind is replaced; one that is answered is not.
+//
+// An Error of a handler travels as its HTTP status and as JSON
+// {"error": {"kind", "errno", "message"}}, and is the same Error at the client.
+//
+// Limits: one request per connection; bodies up to 1 MiB; no streaming.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+
+namespace httplib {
+class Server;
+}
+
+namespace tidepool {
+
+struct ControlRequest {
+  std::string method;                             // "GET", "PUT" or "POST"
+  std::string path;                               // decoded, without the parameters
+  std::string name;                               // what the route's "*" stands for
+  std::map<std::string, std::string> parameters;  // after the '?', decoded
+  std::string body;
+};
+
+struct ControlReply {
+  std::string body;
+  std::string content_type = "application/json";
+};
+
+struct ControlRoute {
+  std::string method;  // "GET", "PUT" or "POST"
+  std::string path;    // exact, or ending in "/*": one more component, of any bytes but '/'
+  // Called on one of the server's threads, several at a time.
+  std::function<Result<ControlReply>(const ControlRequest&)> handle;
+};
+
+class ControlServer {
+ public:
+  // Listening when it returns. The socket's directory is created (0700) if
+  // missing. A socket that another program answers on is ErrorKind::busy.
+  static Result<std::unique_ptr<ControlServer>> start(const std::string& socket_path,
+                                                      std::vector<ControlRoute> routes);
+  ~ControlServer();  // waits for the running handlers, removes the socket file
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+  const std::string& socket_path() const { return socket_path_; }
+
+ private:
+  ControlServer(std::string socket_path, std::unique_ptr<httplib::Server> server);
+
+  const std::string socket_path_;
+  std::unique_ptr<httplib::Server> server_;
+  std::thread thread_;
+};
+
+class ControlClient {
+ public:
+  // not_found: no socket file, or its program is gone; permission: not ours.
+  static Result<ControlClient> connect(const std::string& socket_path);
+
+  // The reply's body, or the Error that the handler returned.
+  Result<std::string> request(const std::string& method, const std::string& path,
+                              const std::map<std::string, std::string>& parameters = {},
+                              const std::string& body = {}) const;
+  const std::string& socket_path() const { return socket_path_; }
+
+ private:
+  explicit ControlClient(std::string socket_path) : socket_path_(std::move(socket_path)) {}
+  std::string socket_path_;
+};
+
+// Percent-encodes every byte but letters, digits and "-._~" (and '/', for paths).
+std::string encode_path(const std::string& text);
+
+}  // namespace tidepool
