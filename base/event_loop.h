@@ -10,14 +10,21 @@
 //
 // Adaptive spinning: after activity the loop polls for up to `spin` before it
 // sleeps, which saves two context switches on a request-response path. 0 = off.
+// The time it polls shrinks while the waits prove longer than `spin`, and comes
+// back with the first shorter one, so that an idle loop costs nothing.
 //
-// Limits: timers are coarse (kernel timeouts); no priorities.
+// The ring belongs to the thread that runs it, and starts with its first run()
+// or poll(); create() and the first prepare() may happen on another thread.
+//
+// Limits: timers are coarse (kernel timeouts); no priorities; poll() and run()
+// must not be called from within a completion.
 #pragma once
 
 #include <liburing.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -39,6 +46,8 @@ class EventLoop {
     unsigned entries = 512;     // submission entries, rounded up to a power of two
     bool wide_entries = false;  // 128-byte submission entries (FUSE over io_uring needs them)
     std::chrono::microseconds spin{0};
+    // One thread at a time instead of one for good; costs some speed.
+    bool any_thread = false;
   };
 
   static Result<std::unique_ptr<EventLoop>> create(const Options& options);
@@ -51,10 +60,12 @@ class EventLoop {
   // Loop thread only. Never null: a full ring is submitted first.
   io_uring_sqe* prepare(Operation& operation);
 
-  // Runs until stop(). The first thread that calls run() or poll() owns the loop.
+  // Runs until stop(), also one that came before. The first thread that calls
+  // run() or poll() owns the loop.
   Result<> run();
-  // Submits what was prepared, completes what is ready; with wait = true blocks
-  // for at least one completion. Returns the number of completions handled.
+  // Submits what was prepared, completes what is ready, runs what was posted;
+  // with wait = true blocks until there was something to do. Returns the number
+  // of completions and posted tasks handled (0 with wait only after stop()).
   Result<unsigned> poll(bool wait);
 
   // Thread-safe.
@@ -65,20 +76,33 @@ class EventLoop {
 
  private:
   EventLoop() = default;
+  Result<> start_ring();
+  Result<> wait_for_completion();
+  bool spin();
   unsigned reap();
-  Result<> arm_wakeup();
-  void run_posted();
+  void arm_wakeup();
+  void wake();
+  unsigned run_posted();
 
   io_uring ring_{};
   bool ring_ready_ = false;
+  bool ring_started_ = false;
   std::chrono::microseconds spin_{0};
-  UniqueFd wakeup_;  // eventfd that post() and stop() write
-  std::uint64_t wakeup_value_ = 0;
-  Operation wakeup_operation_;
+  std::chrono::nanoseconds spin_budget_{0};  // what is spun now: 0 .. spin_
+  std::chrono::steady_clock::time_point last_activity_;
+  UniqueFd wakeup_;  // eventfd that post() and stop() write while the loop sleeps
+  struct Wakeup : Operation {
+    EventLoop* loop = nullptr;
+  } wakeup_operation_;
   bool wakeup_armed_ = false;
+  // Sleeper and waker each set their flag and then look at the other's: one of
+  // them always sees it (hence sequentially consistent).
+  std::atomic<bool> sleeping_{false};
+  std::atomic<bool> posted_pending_{false};
   std::atomic<bool> stopping_{false};
   std::mutex posted_mutex_;  // guards posted_
   std::vector<std::function<void()>> posted_;
+  std::vector<std::function<void()>> running_;  // kept for its memory
 };
 
 }  // namespace tidepool
