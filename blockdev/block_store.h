@@ -47,6 +47,7 @@ struct IoRequest {
 
   // For the channel that holds the request, between submit and complete.
   Operation operation;
+  void* holder = nullptr;
   IoRequest* next = nullptr;
   std::uint64_t progress = 0;
 };

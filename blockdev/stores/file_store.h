@@ -4,7 +4,11 @@
 // is cached twice. flush is fdatasync. discard punches a hole (file) or discards
 // (device); on a device that does not promise zeros after a discard, and where
 // punching is not supported, zeros are written instead. zero keeps the space.
-// The size is read at open; set_size() changes a regular file's.
+// The size is read at open, rounded up to the logical block (what is beyond the
+// file's real end reads as zeros); set_size() changes a regular file's.
+//
+// Limit: locate() calls preallocated space that was never written a hole, as
+// SEEK_HOLE does.
 #pragma once
 
 #include <filesystem>
