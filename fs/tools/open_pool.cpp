@@ -1,0 +1,183 @@
+#include "fs/tools/open_pool.h"
+
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+
+#include "fs/control/control_service.h"
+#include "fs/tools/pool_identity.h"
+
+namespace tidepool::tools {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* uuid_attribute = "user.elasticfs.uuid";
+
+struct Place {  // on a live mount
+  std::string mount_point;
+  std::string inside;
+  std::string uuid;
+};
+
+// The mount that `path` lies on: the topmost directory of the same device.
+fs::path mount_of(const fs::path& path, dev_t device) {
+  fs::path top = path;
+  while (top.has_parent_path() && top.parent_path() != top) {
+    struct stat status {};
+    if (::stat(top.parent_path().c_str(), &status) != 0 || status.st_dev != device) break;
+    top = top.parent_path();
+  }
+  return top;
+}
+
+// Where `path` is on an elastic file system; nothing when it is on another one.
+std::optional<Place> find_place(const fs::path& path, dev_t device) {
+  const fs::path top = mount_of(path, device);
+  std::array<char, 64> uuid{};
+  const ssize_t length = ::getxattr(top.c_str(), uuid_attribute, uuid.data(), uuid.size());
+  if (length <= 0) return std::nullopt;
+  const fs::path inside = path.lexically_relative(top);
+  return Place{top.string(), inside == "." ? "" : inside.string(),
+               std::string(uuid.data(), static_cast<std::size_t>(length))};
+}
+
+// A daemon's answer counts only if it serves this very file: a copy of a pool has
+// the same UUID.
+bool serves(const json& info, const struct stat& file) {
+  struct stat served {};
+  const auto path = info.find("path");
+  return path != info.end() && path->is_string() &&
+         ::stat(path->get<std::string>().c_str(), &served) == 0 && served.st_ino == file.st_ino &&
+         served.st_dev == file.st_dev;
+}
+
+struct Live {
+  std::unique_ptr<control::PoolControl> control;
+  std::string mount_point;
+};
+
+// The daemon that serves the pool, if there is one.
+Result<Live> find_daemon(const std::string& uuid, const struct stat* file) {
+  std::optional<Error> refusal;
+  for (const std::string& path : control::control_socket_candidates(uuid)) {
+    auto client = ControlClient::connect(path);
+    if (!client) {
+      if (client.error().kind != ErrorKind::not_found) refusal = client.error();
+      continue;
+    }
+    auto control = std::make_unique<control::RemoteControl>(std::move(*client));
+    const auto info = control->info();
+    if (!info) return std::unexpected(info.error());
+    if (file != nullptr && !serves(*info, *file)) continue;
+    return Live{std::move(control), info->value("mount_point", std::string())};
+  }
+  if (refusal) return std::unexpected(std::move(*refusal));
+  return fail(ErrorKind::not_found, "no daemon answers for pool {}", uuid);
+}
+
+Result<struct stat> status_of(const std::string& name) {
+  struct stat status {};
+  if (::stat(name.c_str(), &status) == 0) return status;
+  if (errno == ENOTCONN)
+    return fail(ErrorKind::io,
+                "{}: its daemon is gone; run 'fusermount3 -u {}', then name the pool file", name,
+                name);
+  return fail_errno(errno, name);
+}
+
+// Nothing when the file holds no readable superblock: opening it will say why.
+Result<std::optional<std::string>> uuid_of_file(const std::string& path) {
+  const auto store =
+      blockdev::FileStore::open(path, {.read_only = true, .direct = false, .lock = false});
+  if (!store) return std::unexpected(store.error());
+  const auto identity = identify_pool(**store);
+  if (!identity) return std::unexpected(identity.error());
+  return identity->uuid;
+}
+
+// The daemon that has the file open; nothing when the pool is offline.
+Result<std::optional<Live>> find_daemon_of_file(const std::string& path, const struct stat& file) {
+  const auto uuid = uuid_of_file(path);
+  if (!uuid) return std::unexpected(uuid.error());
+  if (!*uuid) return std::nullopt;
+  auto live = find_daemon(**uuid, &file);
+  if (live) return std::optional(std::move(*live));
+  if (live.error().kind == ErrorKind::not_found) return std::nullopt;
+  return std::unexpected(live.error());
+}
+
+Result<std::shared_ptr<blockdev::FileStore>> open_store(const std::string& path, Access access) {
+  auto store = blockdev::FileStore::open(path, {.read_only = access == Access::read});
+  if (store || store.error().kind != ErrorKind::busy) return store;
+  return fail(ErrorKind::busy,
+              "pool {}: another process has it open, but no daemon answers for it; if it is "
+              "mounted, name the mount point, as the user who mounted it",
+              path);
+}
+
+}  // namespace
+
+Result<OpenPool> open_pool(const std::string& name, Access access) {
+  const auto status = status_of(name);
+  if (!status) return std::unexpected(status.error());
+  std::error_code ignored;
+  const fs::path path = fs::canonical(name, ignored);
+
+  OpenPool opened;
+  if (const auto place = find_place(path, status->st_dev)) {
+    auto live = find_daemon(place->uuid, nullptr);
+    if (!live)
+      return std::unexpected(
+          Error{live.error().kind, live.error().errno_value,
+                fmt::format("mount point {}: {}", place->mount_point, live.error().message)});
+    opened.control_ = std::move(live->control);
+    opened.mount_point_ = place->mount_point;
+    opened.inside_ = place->inside;
+    return opened;
+  }
+  if (S_ISDIR(status->st_mode))
+    return fail(ErrorKind::invalid_argument,
+                "{}: neither a pool nor on a mounted pool; name the pool file or its mount point",
+                name);
+
+  auto live = find_daemon_of_file(name, *status);
+  if (!live) return std::unexpected(live.error());
+  if (*live) {
+    opened.control_ = std::move((*live)->control);
+    opened.mount_point_ = std::move((*live)->mount_point);
+    return opened;
+  }
+
+  auto store = open_store(name, access);
+  if (!store) return std::unexpected(store.error());
+  opened.store_ = std::move(*store);
+  auto pool =
+      pool::Pool::open(opened.store_, {.read_only = access == Access::read, .background = false});
+  if (!pool) return std::unexpected(pool.error());
+  opened.pool_ = std::move(*pool);
+  opened.control_ = std::make_unique<control::LocalControl>(
+      *opened.pool_, *opened.store_, control::PoolContext{path.string(), ""});
+  return opened;
+}
+
+Result<std::shared_ptr<blockdev::FileStore>> open_offline_store(const std::string& name,
+                                                                Access access) {
+  const auto status = status_of(name);
+  if (!status) return std::unexpected(status.error());
+  if (S_ISDIR(status->st_mode))
+    return fail(ErrorKind::busy, "{}: this needs the pool unmounted; unmount it and name its file",
+                name);
+  const auto live = find_daemon_of_file(name, *status);
+  if (!live) return std::unexpected(live.error());
+  if (*live)
+    return fail(ErrorKind::busy, "pool {}: mounted on {}; unmount it first", name,
+                (*live)->mount_point);
+  return open_store(name, access);
+}
+
+}  // namespace tidepool::tools
