@@ -212,7 +212,8 @@ Result<json> stat_json(Pool& pool, const blockdev::FileStore& store) {
     return {};
   });
   if (!vms) return std::unexpected(vms.error());
-  return json{{"pool", std::move(figures)}, {"vms", std::move(*vms)}};
+  figures["vms"] = std::move(*vms);
+  return figures;
 }
 
 Result<json> map_json(Pool& pool, std::string_view disk) {

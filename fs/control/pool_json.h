@@ -28,6 +28,7 @@ Result<nlohmann::json> info_json(pool::Pool& pool, const blockdev::FileStore& st
 // One VM without its disks, as list and stat show it.
 Result<nlohmann::json> vm_json(pool::Pool& pool, const pool::DirectoryEntry& vm);
 Result<nlohmann::json> list_json(pool::Pool& pool);
+// The pool's figures as members, and "vms": [...] with those of each VM.
 Result<nlohmann::json> stat_json(pool::Pool& pool, const blockdev::FileStore& store);
 // disk: "vm1/scratch.img".
 Result<nlohmann::json> map_json(pool::Pool& pool, std::string_view disk);

@@ -67,13 +67,12 @@ void add_head(std::string& out, const Metric& metric) {
 }  // namespace
 
 std::string prometheus_text(const json& stat) {
-  const json& pool = stat.at("pool");
-  const std::string uuid = pool.at("uuid").get<std::string>();
+  const std::string uuid = stat.at("uuid").get<std::string>();
   std::string out;
   for (const Metric& metric : pool_metrics) {
     add_head(out, metric);
     out += fmt::format("{}{{pool=\"{}\"}} {}\n", metric.name, uuid,
-                       pool.at(metric.member).get<std::uint64_t>());
+                       stat.at(metric.member).get<std::uint64_t>());
   }
   for (const Metric& metric : vm_metrics) {
     if (stat.at("vms").empty()) break;

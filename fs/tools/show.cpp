@@ -110,14 +110,13 @@ std::string show_list(const json& list) {
 }
 
 std::string show_stat(const json& stat) {
-  const json& pool = stat.at("pool");
   TextTable figures({{"", Align::left}, {"", Align::left}});
-  add_space(figures, pool);
-  figures.add({"extents", fmt::format("{} ({} of memory)", number(pool, "extent_count"),
-                                      size(pool, "map_memory_bytes"))});
+  add_space(figures, stat);
+  figures.add({"extents", fmt::format("{} ({} of memory)", number(stat, "extent_count"),
+                                      size(stat, "map_memory_bytes"))});
   figures.add({"since open",
-               fmt::format("{} commits, {} checkpoints, {} of journal", number(pool, "commits"),
-                           number(pool, "checkpoints"), size(pool, "journal_bytes"))});
+               fmt::format("{} commits, {} checkpoints, {} of journal", number(stat, "commits"),
+                           number(stat, "checkpoints"), size(stat, "journal_bytes"))});
   TextTable vms({{"VM", Align::left},
                  {"DISKS", Align::right},
                  {"USED", Align::right},
@@ -173,9 +172,9 @@ std::string show_check(const json& report) {
     out += fmt::format("found: {}\n", printable(finding.get<std::string>()));
   for (const json& loss : losses)
     out += fmt::format("lost:  {}\n", printable(loss.get<std::string>()));
-  out += fmt::format("pool {}: {} fault{}{}", path, findings.size(),
-                     findings.size() == 1 ? "" : "s",
-                     report.at("repaired").get<bool>() ? ", repaired" : "");
+  out +=
+      fmt::format("pool {}: {} fault{}{}", path, findings.size(), findings.size() == 1 ? "" : "s",
+                  report.at("repaired").get<bool>() ? ", repaired" : "");
   if (!report.at("repaired").get<bool>())
     out += "; 'elasticctl check --repair' repairs what can be repaired";
   return out + "\n";
