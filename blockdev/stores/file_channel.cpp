@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "base/checked.h"
+#include "blockdev/request_check.h"
 
 namespace tidepool::blockdev {
 
@@ -65,29 +65,9 @@ io_uring_sqe* FileChannel::prepare(IoRequest& request) {
   return loop_.prepare(request.operation);
 }
 
-// The errno for a request that breaks the waist's rules, or 0.
-int FileChannel::refusal(const IoRequest& request) const {
-  if (request.op == IoOp::flush) return 0;
-  if (request.op != IoOp::read && target_.read_only) return EROFS;
-  const std::uint64_t block_mask = target_.logical_block - 1;
-  if (((request.offset | request.length) & block_mask) != 0) return EINVAL;
-  if (!range_fits(request.offset, request.length, target_.size.load(std::memory_order_relaxed))) {
-    return EINVAL;
-  }
-  if (request.op != IoOp::read && request.op != IoOp::write) return 0;
-  const std::uintptr_t memory_mask = target_.memory_alignment - 1;
-  std::uint64_t sum = 0;
-  for (unsigned i = 0; i < request.buffer_count; ++i) {
-    const iovec& buffer = request.buffers[i];
-    const auto address = reinterpret_cast<std::uintptr_t>(buffer.iov_base);
-    if (((address | buffer.iov_len) & memory_mask) != 0) return EINVAL;
-    sum += buffer.iov_len;
-  }
-  return sum == request.length ? 0 : EINVAL;
-}
-
 void FileChannel::submit(IoRequest& request) {
-  if (const int error = refusal(request); error != 0) return request.complete(request, error);
+  if (const int error = refusal(target_.geometry(), request); error != 0)
+    return request.complete(request, error);
   if (request.length == 0 && request.op != IoOp::flush) return request.complete(request, 0);
   request.progress = 0;
   request.holder = this;

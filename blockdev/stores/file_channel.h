@@ -29,6 +29,14 @@ struct FileTarget {
   // Cleared by the first refusal, so that later requests skip the attempt.
   std::atomic<bool> can_punch{true};
   std::atomic<bool> can_zero_range{true};
+
+  Geometry geometry() const {
+    return {.size = size.load(std::memory_order_relaxed),
+            .logical_block = logical_block,
+            .memory_alignment = memory_alignment,
+            .read_only = read_only,
+            .can_discard = !read_only && can_punch.load(std::memory_order_relaxed)};
+  }
 };
 
 class FileChannel : public IoChannel {
@@ -37,7 +45,6 @@ class FileChannel : public IoChannel {
   void submit(IoRequest& request) override;
 
  private:
-  int refusal(const IoRequest& request) const;
   void transfer(IoRequest& request);
   void write_zeros(IoRequest& request);
   void allocate(IoRequest& request, int mode);

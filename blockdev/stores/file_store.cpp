@@ -111,13 +111,7 @@ class OpenFileStore final : public FileStore {
   const std::string& name() const override { return target.name; }
   int fd() const override { return target.fd.get(); }
 
-  Geometry geometry() const override {
-    return {.size = target.size.load(),
-            .logical_block = target.logical_block,
-            .memory_alignment = target.memory_alignment,
-            .read_only = target.read_only,
-            .can_discard = !target.read_only && target.can_punch.load()};
-  }
+  Geometry geometry() const override { return target.geometry(); }
 
   Result<std::unique_ptr<IoChannel>> open_channel(EventLoop& loop) override {
     return std::make_unique<FileChannel>(loop, target);
