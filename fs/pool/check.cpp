@@ -1,0 +1,62 @@
+#include "fs/pool/check.h"
+
+#include <algorithm>
+
+#include "fs/pool/pool_impl.h"
+#include "fs/pool/recovery.h"
+
+namespace tidepool::pool {
+
+namespace {
+
+// Data on the host in blocks that no disk maps: left by a crash, and harmless.
+Result<std::uint64_t> leaked_bytes(blockdev::BlockStore& store, const BlockAllocator& allocator) {
+  std::uint64_t leaked = 0;
+  Result<> result;
+  allocator.for_free_runs([&](const Run& run) {
+    if (!result) return;
+    result = store.locate(run.start * block_size, run.count * block_size,
+                          [&](const blockdev::Range& range) {
+                            if (range.kind != blockdev::RangeKind::hole) leaked += range.length;
+                            return true;
+                          });
+  });
+  if (!result) return std::unexpected(result.error());
+  return leaked;
+}
+
+}  // namespace
+
+Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair) {
+  auto channel = blockdev::SyncChannel::open(store);
+  if (!channel) return std::unexpected(channel.error());
+  auto recovered = recover(**channel, store.name(), store.geometry().size, true);
+  if (!recovered) return std::unexpected(recovered.error());
+
+  CheckReport report;
+  report.findings = recovered->findings;
+  report.losses = recovered->losses;
+  report.journal_records = recovered->journal_records;
+  PoolFigures figures = recovered->state->figures();
+  report.vms = figures.vms;
+  report.disks = figures.disks;
+  report.extents = figures.extents;
+  report.used_bytes = figures.used_bytes;
+  auto leaked = leaked_bytes(store, recovered->state->allocator());
+  if (!leaked) return std::unexpected(leaked.error());
+  report.leaked_bytes = *leaked;
+
+  if (!repair || report.findings.empty()) return report;
+  PoolOptions options;
+  options.background = false;
+  PoolImpl pool(std::shared_ptr<blockdev::BlockStore>(&store, [](auto*) {}), options,
+                std::move(*channel), std::move(*recovered));
+  // Opening writes the state as a fresh checkpoint, both superblocks and an empty
+  // journal; closing marks it clean.
+  if (auto r = pool.start(); !r) return std::unexpected(r.error());
+  if (auto r = pool.stop(); !r) return std::unexpected(r.error());
+  report.repaired.push_back("superblocks, checkpoint and journal were written anew");
+  return report;
+}
+
+}  // namespace tidepool::pool

@@ -1,0 +1,83 @@
+// Where a disk's blocks lie in the pool: a sorted map of extents.
+//
+// Pure: no I/O, no lock (the pool's lock guards it). The map at 4 KiB grain is
+// also the validity map: a block that is not in it reads as zeros, so a first
+// partial write exposes zeros without zeroing a chunk.
+//
+// Memory: 12 bytes an extent, in leaves of at most 128 that grow in small steps;
+// with leaf and index overhead about 13 to 15 bytes an extent.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace tidepool::pool {
+
+struct Extent {
+  std::uint64_t block = 0;  // first block of the disk, < block_limit
+  std::uint64_t pool = 0;   // first block of the pool, < block_limit
+  std::uint32_t count = 0;  // blocks
+  bool unwritten = false;   // provisioned, reads as zeros
+
+  std::uint64_t end() const { return block + count; }
+  bool operator==(const Extent&) const = default;
+};
+
+// An extent as it is stored, in memory and in the formats: 12 bytes.
+struct PackedExtent {
+  static constexpr std::uint64_t block_limit = std::uint64_t{1} << 40;  // of disk and pool blocks
+  static constexpr std::uint32_t count_limit = 1u << 15;                // blocks in one extent
+
+  std::uint32_t block_low = 0;
+  std::uint32_t pool_low = 0;
+  std::uint32_t rest = 0;  // block high 8 bits, pool high 8 bits, unwritten 1 bit, count - 1
+
+  static PackedExtent pack(const Extent& extent);
+  Extent unpack() const;
+  std::uint64_t block() const { return block_low | std::uint64_t{rest >> 24} << 32; }
+  std::uint64_t end() const { return block() + (rest & 0x7fff) + 1; }
+};
+static_assert(sizeof(PackedExtent) == 12);
+
+class ExtentMap {
+ public:
+  // The extent that holds `block`, if any.
+  std::optional<Extent> find(std::uint64_t block) const;
+  // The first extent that ends after `block` (it may hold it).
+  std::optional<Extent> find_from(std::uint64_t block) const;
+  // The last extent that begins before `block`.
+  std::optional<Extent> find_before(std::uint64_t block) const;
+
+  // Calls sink with the pieces of extents inside [begin, end), in order, until
+  // it returns false.
+  void for_range(std::uint64_t begin, std::uint64_t end,
+                 const std::function<bool(const Extent&)>& sink) const;
+
+  // The range must be unmapped. Any count; joins with neighbours.
+  void insert(const Extent& extent);
+  // Unmaps [begin, end) and calls sink with each piece that was mapped.
+  void remove(std::uint64_t begin, std::uint64_t end,
+              const std::function<void(const Extent&)>& sink);
+
+  std::uint64_t size() const { return size_; }  // extents
+  std::uint64_t memory_bytes() const;           // heap, estimated from capacities
+
+ private:
+  using Leaf = std::vector<PackedExtent>;
+  using Leaves = std::map<std::uint64_t, Leaf>;  // key: first block of the leaf; never empty
+
+  Leaves::iterator leaf_for(std::uint64_t block);
+  Leaves::const_iterator leaf_for(std::uint64_t block) const;
+  void insert_one(const Extent& extent);
+  void put(Leaves::iterator leaf, std::size_t index, const PackedExtent& extent);
+  void rekey(Leaves::iterator leaf);
+  void shrink(Leaves::iterator leaf);
+
+  Leaves leaves_;
+  std::uint64_t size_ = 0;
+};
+
+}  // namespace tidepool::pool
