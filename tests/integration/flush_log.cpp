@@ -9,9 +9,7 @@
 namespace judge {
 namespace {
 
-std::uint64_t content_of(const IssuedOp& op) {
-  return op.kind == FlushOp::write ? op.sequence : 0;
-}
+std::uint64_t content_of(const IssuedOp& op) { return op.kind == FlushOp::write ? op.sequence : 0; }
 
 }  // namespace
 

@@ -86,8 +86,7 @@ void write_disk(const Settings& settings, std::uint64_t index, timespec end) {
                        static_cast<off_t>(length)) == 0;
     } else {
       for (std::uint64_t i = 0; i < op.sectors; i++)
-        write_stamp(buffer.get() + i * sector_size,
-                    stamp_for(name, op.first_sector + i, sequence));
+        write_stamp(buffer.get() + i * sector_size, stamp_for(name, op.first_sector + i, sequence));
       const int file = random.chance(2) ? cached.get() : direct.get();
       done = pwrite(file, buffer.get(), length, offset) == static_cast<ssize_t>(length);
     }

@@ -7,12 +7,13 @@
 //   scan    not one 8-byte word of the file is the mark of --forbid
 //   punch   random holes of 4 KiB .. --piece; prints the bytes that stay, counted
 //           in blocks of 4 KiB. The file must be one that was written whole.
+#include "tests/integration/stamp.h"
+
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cinttypes>
 
-#include "tests/integration/stamp.h"
 #include "tests/lib/judge.h"
 
 namespace {
@@ -62,8 +63,8 @@ int do_write(const Job& job) {
     const std::uint64_t length = std::min(job.piece, job.from + job.length - offset);
     stamp_range(job, offset, buffer.get(), length);
     for (std::uint64_t done = 0; done < length;) {
-      const ssize_t put = pwrite(file.get(), buffer.get() + done, length - done,
-                                 static_cast<off_t>(offset + done));
+      const ssize_t put =
+          pwrite(file.get(), buffer.get() + done, length - done, static_cast<off_t>(offset + done));
       if (put < 0 && errno == ENOSPC) return no_space(written);
       if (put <= 0)
         die("write at %" PRIu64 " of %s: %s", offset + done, job.path.c_str(),
