@@ -41,7 +41,7 @@ class PoolTarget : public judge::FsxTarget {
   PoolTarget(const PoolTarget&) = delete;
   PoolTarget& operator=(const PoolTarget&) = delete;
 
-  Capabilities capabilities() const override { return {}; }
+  Capabilities capabilities() const override { return {.alignment = 0}; }
 
   int read(std::uint64_t offset, std::span<unsigned char> data, bool) override {
     const iovec vector{data.data(), data.size()};
