@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the integration scripts share: a pool in a temporary directory, its mount,
 # loop devices on its disks, and a clean-up that judges.
 #
@@ -22,7 +23,7 @@ build=${TIDEPOOL_BUILD:?names the build directory}
 elasticfs=$build/fs/fuse/elasticfs
 elasticctl=$build/fs/tools/elasticctl
 
-work= pool= mount= daemon= loop= disk= vm= ended= fuse_options=
+work='' pool='' mount='' daemon='' loop='' disk='' vm='' ended='' fuse_options=''
 loops=() mounts=() children=()
 
 say() { printf '%s\n' "$*"; }
@@ -64,7 +65,7 @@ finish() {
 }
 
 clean_up() {
-  local status=$? trouble= entry
+  local status=$? trouble='' entry
   trap - EXIT
   set +e
   [[ $status -ne 0 || -n $ended ]] || { trouble="the script ended before finish"; }
