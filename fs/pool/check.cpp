@@ -7,26 +7,6 @@
 
 namespace tidepool::pool {
 
-namespace {
-
-// Data on the host in blocks that no disk maps: left by a crash, and harmless.
-Result<std::uint64_t> leaked_bytes(blockdev::BlockStore& store, const BlockAllocator& allocator) {
-  std::uint64_t leaked = 0;
-  Result<> result;
-  allocator.for_free_runs([&](const Run& run) {
-    if (!result) return;
-    result = store.locate(run.start * block_size, run.count * block_size,
-                          [&](const blockdev::Range& range) {
-                            if (range.kind != blockdev::RangeKind::hole) leaked += range.length;
-                            return true;
-                          });
-  });
-  if (!result) return std::unexpected(result.error());
-  return leaked;
-}
-
-}  // namespace
-
 Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair) {
   auto channel = blockdev::SyncChannel::open(store);
   if (!channel) return std::unexpected(channel.error());
@@ -42,9 +22,9 @@ Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair) {
   report.disks = figures.disks;
   report.extents = figures.extents;
   report.used_bytes = figures.used_bytes;
-  auto leaked = leaked_bytes(store, recovered->state->allocator());
-  if (!leaked) return std::unexpected(leaked.error());
-  report.leaked_bytes = *leaked;
+  auto stale = stale_free_runs(store, recovered->state->allocator());
+  if (!stale) return std::unexpected(stale.error());
+  for (const Run& run : *stale) report.leaked_bytes += run.count * block_size;
 
   if (!repair || report.findings.empty()) return report;
   PoolOptions options;

@@ -24,22 +24,10 @@ PoolImpl::~PoolImpl() {
     log().error("pool '{}' was not closed cleanly: {}", store->name(), r.error().message);
 }
 
-void PoolImpl::quarantine_dirty_free_space() {
-  // After a crash, free blocks may hold data on the store: freed and not punched,
-  // or written and never mapped. Back to the host with them.
-  std::vector<Run> free_runs;
-  state->allocator().for_free_runs([&](const Run& run) { free_runs.push_back(run); });
-  for (const Run& run : free_runs) {
-    auto r = store->locate(
-        run.start * block_size, run.count * block_size, [&](const blockdev::Range& range) {
-          if (range.kind == blockdev::RangeKind::hole) return true;
-          std::uint64_t begin = range.offset / block_size;
-          std::uint64_t end = (range.offset + range.length + block_size - 1) / block_size;
-          state->quarantine({begin, std::min(end, run.start + run.count) - begin});
-          return true;
-        });
-    if (!r) log().warn("pool '{}': {}", store->name(), r.error().message);
-  }
+void PoolImpl::quarantine_stale_free_space() {
+  auto stale = stale_free_runs(*store, state->allocator());
+  if (!stale) return log().warn("pool '{}': {}", store->name(), stale.error().message);
+  for (const Run& run : *stale) state->quarantine(run);
 }
 
 Result<> PoolImpl::start() {
@@ -48,7 +36,7 @@ Result<> PoolImpl::start() {
   {
     std::scoped_lock serial(commit_mutex_);
     auto r = checkpoint_locked(false, [&] {
-      if (!clean) quarantine_dirty_free_space();
+      if (!clean) quarantine_stale_free_space();
     });
     if (!r) return r;
   }

@@ -87,7 +87,7 @@ class PoolImpl {
   Result<> write_superblock(const Superblock& superblock);
   Result<> append_batch(const std::vector<std::byte>& records);
   Result<> note_failure(Result<> result);
-  void quarantine_dirty_free_space();
+  void quarantine_stale_free_space();
 
   std::mutex commit_mutex_;
   std::unique_ptr<blockdev::SyncChannel> channel_;  // guarded by commit_mutex_

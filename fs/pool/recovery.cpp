@@ -192,4 +192,30 @@ Result<Recovered> recover(blockdev::SyncChannel& channel, const std::string& nam
   return r;
 }
 
+Result<std::vector<Run>> stale_free_runs(blockdev::BlockStore& store,
+                                         const BlockAllocator& allocator) {
+  std::vector<Run> data;  // on the store; one pass, as asking for each free run would be slow
+  auto located =
+      store.locate(0, allocator.blocks() * block_size, [&](const blockdev::Range& range) {
+        if (range.kind == blockdev::RangeKind::hole) return true;
+        std::uint64_t end = (range.offset + range.length + block_size - 1) / block_size;
+        data.push_back({range.offset / block_size, end - range.offset / block_size});
+        return true;
+      });
+  if (!located) return std::unexpected(located.error());
+  std::vector<Run> stale;
+  std::size_t i = 0;
+  allocator.for_free_runs([&](const Run& free) {
+    std::uint64_t free_end = free.start + free.count, at = free.start;
+    for (; i < data.size() && data[i].start < free_end; ++i) {
+      std::uint64_t end = data[i].start + data[i].count;
+      std::uint64_t from = std::max(data[i].start, at), to = std::min(end, free_end);
+      if (from < to) stale.push_back({from, to - from});
+      at = std::max(at, to);
+      if (end > free_end) return;  // goes on in the next free run
+    }
+  });
+  return stale;
+}
+
 }  // namespace tidepool::pool

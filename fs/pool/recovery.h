@@ -33,4 +33,9 @@ Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::st
 Result<Recovered> recover(blockdev::SyncChannel& channel, const std::string& name,
                           std::uint64_t store_bytes, bool tolerant);
 
+// Free blocks that hold data on the store: a crash left them between freeing and
+// punching, or between writing and mapping. In order, not touching each other.
+Result<std::vector<Run>> stale_free_runs(blockdev::BlockStore& store,
+                                         const BlockAllocator& allocator);
+
 }  // namespace tidepool::pool
