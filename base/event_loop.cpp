@@ -75,6 +75,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create(const Options& options) {
   }
   if (result < 0) return setup_failure(-result, options);
   loop->ring_ready_ = true;
+  loop->batch_ = options.batch;
   loop->spin_ = options.spin;
   loop->spin_budget_ = options.spin;
 
@@ -107,6 +108,8 @@ Result<> EventLoop::start_ring() {
 }
 
 io_uring_sqe* EventLoop::prepare(Operation& operation) {
+  // A failure shows again, and is dealt with, when the loop waits.
+  if (ring_started_ && io_uring_sq_ready(&ring_) >= batch_) io_uring_submit(&ring_);
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
   while (entry == nullptr) {
     int result = -EBADF;
