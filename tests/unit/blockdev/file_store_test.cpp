@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <array>
@@ -12,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "blockdev/stores/file_channel.h"
 #include "blockdev/sync_channel.h"
 
 namespace tidepool::blockdev {
@@ -250,6 +253,61 @@ TEST_P(FileStoreTest, ZeroKeepsTheSpaceAndAllocateTakesIt) {
   EXPECT_EQ(std::memcmp(back.data(), data.data(), 4096), 0);
   EXPECT_TRUE(all_zero(back.span().subspan(4096, 8192)));
   EXPECT_EQ(std::memcmp(back.data() + 12288, data.data() + 12288, mib - 12288), 0);
+}
+
+// As on a file system or device that has no better means.
+TEST_P(FileStoreTest, WritesZerosWhereItCannotPunch) {
+  auto data = pattern(4 * mib, 9);
+  {
+    auto store = open();
+    ASSERT_TRUE(SyncChannel::open(*store).value()->write(0, data.span()));
+  }
+  FileTarget target;
+  target.fd.reset(::open(path_.c_str(), O_RDWR | O_CLOEXEC | (direct() ? O_DIRECT : 0)));
+  ASSERT_TRUE(target.fd);
+  target.direct = direct();
+  target.size = 4 * mib;
+  target.can_punch = false;
+  target.can_zero_range = false;
+  auto loop = EventLoop::create({}).value();
+  FileChannel channel(*loop, target);
+  for (const auto op : {IoOp::discard, IoOp::zero}) {
+    struct Noted : IoRequest {
+      int error = -1;
+    } request;
+    request.op = op;
+    request.offset = op == IoOp::discard ? 4096 : 2 * mib;
+    request.length = mib + 4096;  // several pieces, the last one short
+    request.complete = [](IoRequest& self, int error) { static_cast<Noted&>(self).error = error; };
+    channel.submit(request);
+    while (request.error < 0) ASSERT_TRUE(loop->poll(true));
+    EXPECT_EQ(request.error, 0);
+    std::memset(data.data() + request.offset, 0, static_cast<std::size_t>(request.length));
+  }
+  AlignedBuffer back(4 * mib);
+  ASSERT_TRUE(SyncChannel::open(*open()).value()->read(0, back.span()));
+  EXPECT_EQ(std::memcmp(back.data(), data.data(), data.size()), 0);
+}
+
+TEST(FileStoreOpen, ZeroesOnTmpfsWhichRefusesToZeroARange) {
+  struct statfs info {};
+  if (::statfs("/dev/shm", &info) != 0 || info.f_type != TMPFS_MAGIC) {
+    GTEST_SKIP() << "/dev/shm is no tmpfs";
+  }
+  std::string path = "/dev/shm/file-store-XXXXXX";
+  const UniqueFd fd(::mkstemp(path.data()));
+  ASSERT_TRUE(fd);
+  ASSERT_EQ(::ftruncate(fd.get(), mib), 0);
+  auto store = FileStore::open(path, {}).value();
+  std::filesystem::remove(path);
+  auto channel = SyncChannel::open(*store).value();
+  auto data = pattern(mib, 4);
+  ASSERT_TRUE(channel->write(0, data.span()));
+  ASSERT_TRUE(channel->zero(8192, 16384));
+  std::memset(data.data() + 8192, 0, 16384);
+  AlignedBuffer back(mib);
+  ASSERT_TRUE(channel->read(0, back.span()));
+  EXPECT_EQ(std::memcmp(back.data(), data.data(), mib), 0);
 }
 
 TEST_P(FileStoreTest, LocatesDataAndHoles) {
