@@ -11,13 +11,6 @@ constexpr std::size_t leaf_limit = 128;
 constexpr std::size_t leaf_step = 8;     // extents a leaf's memory grows by
 constexpr std::size_t leaf_sparse = 32;  // a leaf below this joins its successor if both fit
 
-// Index of the first extent in the leaf that ends after `block`.
-std::size_t first_ending_after(const std::vector<PackedExtent>& leaf, std::uint64_t block) {
-  auto it = std::partition_point(leaf.begin(), leaf.end(),
-                                 [&](const PackedExtent& e) { return e.end() <= block; });
-  return static_cast<std::size_t>(it - leaf.begin());
-}
-
 bool joins(const Extent& left, const Extent& right) {
   return left.end() == right.block && left.pool + left.count == right.pool &&
          left.unwritten == right.unwritten && left.count + right.count <= PackedExtent::count_limit;
@@ -34,6 +27,12 @@ PackedExtent PackedExtent::pack(const Extent& e) {
 Extent PackedExtent::unpack() const {
   return {block(), pool_low | std::uint64_t{(rest >> 16) & 0xff} << 32, (rest & 0x7fff) + 1,
           (rest & 0x8000) != 0};
+}
+
+std::size_t ExtentMap::first_ending_after(const Leaf& leaf, std::uint64_t block) {
+  auto it = std::partition_point(leaf.begin(), leaf.end(),
+                                 [&](const PackedExtent& e) { return e.end() <= block; });
+  return static_cast<std::size_t>(it - leaf.begin());
 }
 
 ExtentMap::Leaves::iterator ExtentMap::leaf_for(std::uint64_t block) {
@@ -69,23 +68,6 @@ std::optional<Extent> ExtentMap::find_before(std::uint64_t block) const {
   if (it != extents.begin()) return std::prev(it)->unpack();
   if (leaf == leaves_.begin()) return std::nullopt;
   return std::prev(leaf)->second.back().unpack();
-}
-
-void ExtentMap::for_range(std::uint64_t begin, std::uint64_t end,
-                          const std::function<bool(const Extent&)>& sink) const {
-  auto leaf = leaf_for(begin);
-  if (leaf == leaves_.end()) return;
-  std::size_t index = first_ending_after(leaf->second, begin);
-  for (; leaf != leaves_.end(); ++leaf, index = 0) {
-    for (; index < leaf->second.size(); ++index) {
-      Extent e = leaf->second[index].unpack();
-      if (e.block >= end) return;
-      std::uint64_t from = std::max(e.block, begin), to = std::min(e.end(), end);
-      Extent piece{from, e.pool + (from - e.block), static_cast<std::uint32_t>(to - from),
-                   e.unwritten};
-      if (!sink(piece)) return;
-    }
-  }
 }
 
 void ExtentMap::put(Leaves::iterator leaf, std::size_t index, const PackedExtent& extent) {

@@ -8,10 +8,12 @@
 // with leaf and index overhead about 13 to 15 bytes an extent.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace tidepool::pool {
@@ -51,10 +53,10 @@ class ExtentMap {
   // The last extent that begins before `block`.
   std::optional<Extent> find_before(std::uint64_t block) const;
 
-  // Calls sink with the pieces of extents inside [begin, end), in order, until
-  // it returns false.
-  void for_range(std::uint64_t begin, std::uint64_t end,
-                 const std::function<bool(const Extent&)>& sink) const;
+  // Calls sink(const Extent&) with the pieces of extents inside [begin, end), in
+  // order, until it returns false.
+  template <class Sink>
+  void for_range(std::uint64_t begin, std::uint64_t end, Sink&& sink) const;
 
   // The range must be unmapped. Any count; joins with neighbours.
   void insert(const Extent& extent);
@@ -69,6 +71,8 @@ class ExtentMap {
   using Leaf = std::vector<PackedExtent>;
   using Leaves = std::map<std::uint64_t, Leaf>;  // key: first block of the leaf; never empty
 
+  // Index of the first extent in the leaf that ends after `block`.
+  static std::size_t first_ending_after(const Leaf& leaf, std::uint64_t block);
   Leaves::iterator leaf_for(std::uint64_t block);
   Leaves::const_iterator leaf_for(std::uint64_t block) const;
   void insert_one(const Extent& extent);
@@ -79,5 +83,22 @@ class ExtentMap {
   Leaves leaves_;
   std::uint64_t size_ = 0;
 };
+
+template <class Sink>
+void ExtentMap::for_range(std::uint64_t begin, std::uint64_t end, Sink&& sink) const {
+  auto leaf = leaf_for(begin);
+  if (leaf == leaves_.end()) return;
+  std::size_t index = first_ending_after(leaf->second, begin);
+  for (; leaf != leaves_.end(); ++leaf, index = 0) {
+    for (; index < leaf->second.size(); ++index) {
+      Extent e = leaf->second[index].unpack();
+      if (e.block >= end) return;
+      std::uint64_t from = std::max(e.block, begin), to = std::min(e.end(), end);
+      Extent piece{from, e.pool + (from - e.block), static_cast<std::uint32_t>(to - from),
+                   e.unwritten};
+      if (!sink(std::as_const(piece))) return;
+    }
+  }
+}
 
 }  // namespace tidepool::pool
