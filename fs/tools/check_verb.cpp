@@ -10,11 +10,18 @@ Result<CheckVerdict> check_verb(const std::string& name, bool repair) {
   if (!store) return std::unexpected(store.error());
   const auto report = pool::check_pool(**store, repair);
   if (!report) return std::unexpected(report.error());
-  const bool sound = report->losses.empty() && (report->findings.empty() || report->repaired);
+  const bool faultless = report->findings.empty() || !report->repaired.empty();
+  const bool sound = faultless && report->losses.empty();
   return CheckVerdict{{{"path", name},
                        {"findings", report->findings},
                        {"losses", report->losses},
                        {"repaired", report->repaired},
+                       {"vm_count", report->vms},
+                       {"disk_count", report->disks},
+                       {"extent_count", report->extents},
+                       {"used_bytes", report->used_bytes},
+                       {"leaked_bytes", report->leaked_bytes},
+                       {"journal_records", report->journal_records},
                        {"sound", sound}},
                       sound};
 }

@@ -12,7 +12,7 @@
 namespace tidepool::tools {
 
 struct CheckVerdict {
-  nlohmann::json report;  // {"path", "findings", "losses", "repaired", "sound"}
+  nlohmann::json report;  // the members of pool::CheckReport, "path" and "sound"
   bool sound = false;     // nothing was wrong, or all of it was repaired without a loss
 };
 

@@ -99,12 +99,9 @@ Result<nlohmann::json> create_pool(const CreateRequest& request, std::string& no
     // What cannot work must not cost the old content.
     if (auto layout = pool::lay_out(request.size, options.chunk_bytes); !layout)
       return std::unexpected(layout.error());
-    // Through zero: what the file held before must not be found in the new pool.
-    for (const std::uint64_t size : {std::uint64_t{0}, request.size})
-      if (auto resized = (*store)->set_size(size); !resized)
-        return std::unexpected(resized.error());
+    if (auto resized = (*store)->set_size(request.size); !resized)
+      return std::unexpected(resized.error());
   }
-
   if (auto created = pool::Pool::create(**store, options, request.force); !created)
     return std::unexpected(created.error());
   remove_made.dismiss();

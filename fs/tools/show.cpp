@@ -164,20 +164,28 @@ std::string show_vm(const json& vm) {
 }
 
 std::string show_check(const json& report) {
-  const std::string path = text(report, "path");
-  const json &findings = report.at("findings"), &losses = report.at("losses");
-  if (findings.empty() && losses.empty()) return fmt::format("pool {}: no faults\n", path);
   std::string out;
-  for (const json& finding : findings)
-    out += fmt::format("found: {}\n", printable(finding.get<std::string>()));
-  for (const json& loss : losses)
-    out += fmt::format("lost:  {}\n", printable(loss.get<std::string>()));
+  const auto add = [&](const char* label, const json& lines) {
+    for (const json& line : lines)
+      out += fmt::format("{}{}\n", label, printable(line.get<std::string>()));
+  };
+  const json &findings = report.at("findings"), &losses = report.at("losses"),
+             &repaired = report.at("repaired");
+  add("found:    ", findings);
+  add("lost:     ", losses);
+  add("repaired: ", repaired);
+  const bool faulty = !findings.empty() || !losses.empty();
   out +=
-      fmt::format("pool {}: {} fault{}{}", path, findings.size(), findings.size() == 1 ? "" : "s",
-                  report.at("repaired").get<bool>() ? ", repaired" : "");
-  if (!report.at("repaired").get<bool>())
-    out += "; 'elasticctl check --repair' repairs what can be repaired";
-  return out + "\n";
+      fmt::format("pool {}: {} ({} VMs, {} disks, {} extents, {} used)\n", text(report, "path"),
+                  !faulty             ? "no faults"
+                  : !repaired.empty() ? "repaired"
+                                      : "faulty; 'elasticctl check --repair' repairs what can be",
+                  number(report, "vm_count"), number(report, "disk_count"),
+                  number(report, "extent_count"), size(report, "used_bytes"));
+  if (const auto records = number(report, "journal_records"); records > 0)
+    out += fmt::format("note: it was not closed cleanly; {} journal records make up for that\n",
+                       records);
+  return out;
 }
 
 }  // namespace tidepool::tools
