@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t leaf_limit = 128;
 constexpr std::size_t leaf_step = 8;     // extents a leaf's memory grows by
-constexpr std::size_t leaf_sparse = 32;  // a leaf below this joins its successor if both fit
+constexpr std::size_t leaf_sparse = 48;  // a leaf below this joins a neighbour if both fit
 
 bool joins(const Extent& left, const Extent& right) {
   return left.end() == right.block && left.pool + left.count == right.pool &&
@@ -136,6 +136,7 @@ void ExtentMap::insert_one(const Extent& extent) {
 void ExtentMap::remove(std::uint64_t begin, std::uint64_t end,
                        const std::function<void(const Extent&)>& sink) {
   if (leaves_.empty() || begin >= end) return;
+  const std::uint64_t size_before = size_;
   std::optional<Extent> tail;  // what remains behind `end` of the last extent touched
   auto leaf = leaf_for(begin);
   while (leaf != leaves_.end()) {
@@ -174,7 +175,11 @@ void ExtentMap::remove(std::uint64_t begin, std::uint64_t end,
     }
     if (passed_end || tail) break;
   }
-  if (!leaves_.empty()) shrink(leaf_for(begin));
+  // The leaves between the first and the last one touched are gone.
+  if (size_ != size_before && !leaves_.empty()) {
+    shrink(leaf_for(begin));
+    shrink(leaf_for(end));
+  }
   if (tail) insert_one(*tail);
 }
 
@@ -185,15 +190,22 @@ void ExtentMap::rekey(Leaves::iterator leaf) {
 }
 
 void ExtentMap::shrink(Leaves::iterator leaf) {
-  Leaf& extents = leaf->second;
-  if (extents.size() >= leaf_sparse) return;
+  auto fit_together = [](const Leaf& left, const Leaf& right) {
+    return left.size() + right.size() <= leaf_limit - 2 * leaf_step;
+  };
   auto next = std::next(leaf);
-  if (next != leaves_.end() && extents.size() + next->second.size() <= leaf_limit - leaf_sparse) {
-    extents.reserve(extents.size() + next->second.size());
-    extents.insert(extents.end(), next->second.begin(), next->second.end());
-    leaves_.erase(next);
+  if (leaf->second.size() < leaf_sparse) {
+    if (leaf != leaves_.begin() &&
+        (next == leaves_.end() || !fit_together(leaf->second, next->second)))
+      next = leaf--;
+    if (next != leaves_.end() && fit_together(leaf->second, next->second)) {
+      Leaf& extents = leaf->second;
+      extents.reserve(extents.size() + next->second.size());
+      extents.insert(extents.end(), next->second.begin(), next->second.end());
+      leaves_.erase(next);
+    }
   }
-  if (extents.capacity() > extents.size() + 2 * leaf_step) extents.shrink_to_fit();
+  if (leaf->second.capacity() > leaf->second.size() + leaf_step) leaf->second.shrink_to_fit();
 }
 
 std::uint64_t ExtentMap::memory_bytes() const {
