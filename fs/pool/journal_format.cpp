@@ -89,4 +89,14 @@ Result<std::uint64_t> decode_batch(std::span<const std::byte> journal, std::uint
   return batch_bytes((count - 1) * journal_payload_bytes + 1);
 }
 
+bool holds_later_batch(std::span<const std::byte> journal, std::uint64_t salt,
+                       std::uint64_t batch) {
+  for (std::size_t at = 0; at + journal_sector_bytes <= journal.size(); at += journal_unit_bytes) {
+    SectorHeader header;
+    Sector state = read_sector(journal.data() + at, salt, header);
+    if (state == Sector::valid && header.batch > batch) return true;
+  }
+  return false;
+}
+
 }  // namespace tidepool::pool

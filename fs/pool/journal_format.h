@@ -43,4 +43,8 @@ void encode_batch(std::span<std::byte> out, std::uint64_t salt, std::uint64_t ba
 Result<std::uint64_t> decode_batch(std::span<const std::byte> journal, std::uint64_t salt,
                                    std::uint64_t batch, std::vector<std::byte>& records);
 
+// Whether `journal` holds a batch later than `batch`. Batches become stable one after
+// the other: where a later one is, the journal does not end at `batch`.
+bool holds_later_batch(std::span<const std::byte> journal, std::uint64_t salt, std::uint64_t batch);
+
 }  // namespace tidepool::pool

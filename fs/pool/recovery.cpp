@@ -106,7 +106,11 @@ Result<> replay_journal(blockdev::SyncChannel& channel, const std::string& name,
       if (auto read = load_to(s.journal.length); !read) return read;
       size = decode_batch(journal.span().subspan(offset), salt_of(s), batch, records);
     }
-    if (size && *size == 0) break;
+    if (size && *size == 0) {
+      if (!holds_later_batch(journal.span().subspan(offset), salt_of(s), batch)) break;
+      size = fail(ErrorKind::corrupt, "journal batch {} is missing, though a later one is there",
+                  batch);
+    }
     auto replayed =
         size ? decode_records(records, sink) : Result<std::uint64_t>(std::unexpected(size.error()));
     if (!replayed)
