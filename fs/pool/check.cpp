@@ -27,6 +27,8 @@ Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair) {
   for (const Run& run : *stale) report.leaked_bytes += run.count * block_size;
 
   if (!repair || report.findings.empty()) return report;
+  // Free blocks may hold what was lost: it goes back to the host.
+  recovered->superblock.clean = false;
   PoolOptions options;
   options.background = false;
   PoolImpl pool(std::shared_ptr<blockdev::BlockStore>(&store, [](auto*) {}), options,

@@ -31,6 +31,7 @@ namespace tidepool::pool {
 // reused. Also the FUSE inode number.
 using NodeId = std::uint64_t;
 inline constexpr NodeId root_id = 1;
+inline constexpr NodeId node_id_limit = 1ULL << 62;  // all are below; counting never gets there
 
 inline constexpr std::uint32_t block_size = 4096;  // bytes; the unit of mapping and space
 inline constexpr std::size_t name_limit = 255;     // bytes of a VM's or disk's name
@@ -142,7 +143,7 @@ class Pool {
                                std::uint32_t uid, std::uint32_t gid);
   Result<> remove_vm(std::string_view name);               // must be empty: ENOTEMPTY
   Result<> remove_disk(NodeId vm, std::string_view name);  // space back when the last hold ends
-  // Disks move within or between VMs (the space moves along, quota permitting);
+  // Disks move within or between VMs (the space moves along, quota and reserves permitting);
   // VMs within the root. Replaces an existing disk unless no_replace.
   Result<> rename(NodeId from_parent, std::string_view from_name, NodeId to_parent,
                   std::string_view to_name, bool no_replace);

@@ -234,6 +234,18 @@ Result<> PoolState::rename(NodeId from_parent, std::string_view from_name, NodeI
       return std::unexpected(
           Error{ErrorKind::no_space, EDQUOT,
                 fmt::format("'{}' does not fit into the quota of VM '{}'", from_name, to.name)});
+    // What it leaves unused of its VM's reserve is promised anew: the pool must have it.
+    auto unused = [](const Directory& vm, std::uint64_t used) {
+      return vm.reserve_blocks() - std::min(used, vm.reserve_blocks());
+    };
+    std::uint64_t before = from.unused_reserve() + to.unused_reserve();
+    std::uint64_t after =
+        unused(from, from.used_blocks - disk.blocks) + unused(to, to.used_blocks + disk.blocks);
+    if (after > before && used_blocks_ + unused_reserve_ + (after - before) > data_blocks_)
+      return fail(ErrorKind::no_space,
+                  "'{}' cannot leave VM '{}': the pool has no space for the reserve it would no "
+                  "longer fill; lower the reserve",
+                  from_name, from.name);
   }
   if (target != to.children.end()) {
     NodeKind kind = target->second->kind;

@@ -39,7 +39,7 @@ Result<> decode_node(Decoder d, RecordSink& sink) {
   n.name = d.text();
   if (!d.ok() || !d.at_end()) return fail(ErrorKind::corrupt, "a node record has the wrong length");
   bool is_root = n.id == root_id;
-  if (n.id == 0 || kind > static_cast<std::uint8_t>(NodeKind::disk) ||
+  if (n.id == 0 || n.id >= node_id_limit || kind > static_cast<std::uint8_t>(NodeKind::disk) ||
       is_root != (kind == static_cast<std::uint8_t>(NodeKind::root)) || is_root != n.name.empty() ||
       n.name.size() > name_limit || n.name == "." || n.name == ".." ||
       n.name.find('/') != std::string::npos || n.name.find('\0') != std::string::npos ||

@@ -115,16 +115,16 @@ SlotState decode(std::span<const std::byte> slot, Superblock& out) {
   out.active_checkpoint = d.u32();
   out.checkpoint_pages = d.u64();
   out.clean = d.u8() != 0;
-  bool sane = blocks_of == block_size && out.pool_bytes >= min_pool_bytes &&
-              out.pool_bytes <= max_pool_bytes && std::has_single_bit(out.chunk_bytes) &&
-              out.chunk_bytes >= 64 * 1024 && out.chunk_bytes <= 16 * 1024 * 1024 &&
-              out.pool_bytes % block_size == 0 && area_fits(out.journal, out.pool_bytes) &&
-              area_fits(out.checkpoints[0], out.pool_bytes) &&
-              area_fits(out.checkpoints[1], out.pool_bytes) &&
-              !overlap(out.journal, out.checkpoints[0]) &&
-              !overlap(out.journal, out.checkpoints[1]) &&
-              !overlap(out.checkpoints[0], out.checkpoints[1]) && out.active_checkpoint <= 1 &&
-              out.node_limit <= 1u << 24 && out.next_node > root_id;
+  bool sane =
+      blocks_of == block_size && out.pool_bytes >= min_pool_bytes &&
+      out.pool_bytes <= max_pool_bytes && std::has_single_bit(out.chunk_bytes) &&
+      out.chunk_bytes >= 64 * 1024 && out.chunk_bytes <= 16 * 1024 * 1024 &&
+      out.pool_bytes % block_size == 0 && area_fits(out.journal, out.pool_bytes) &&
+      area_fits(out.checkpoints[0], out.pool_bytes) &&
+      area_fits(out.checkpoints[1], out.pool_bytes) && !overlap(out.journal, out.checkpoints[0]) &&
+      !overlap(out.journal, out.checkpoints[1]) &&
+      !overlap(out.checkpoints[0], out.checkpoints[1]) && out.active_checkpoint <= 1 &&
+      out.node_limit <= 1u << 24 && out.next_node > root_id && out.next_node <= node_id_limit;
   if (sane) {
     const Area& active = out.checkpoints[out.active_checkpoint];
     sane = out.checkpoint_pages > 0 && out.checkpoint_pages <= active.length / page_bytes;
