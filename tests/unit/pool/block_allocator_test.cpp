@@ -77,8 +77,8 @@ TEST(BlockAllocator, AgreesWithATableOfBits) {
       case 2: {
         bool fits = start + most <= blocks &&
                     std::find(used.begin() + static_cast<std::ptrdiff_t>(start),
-                              used.begin() + static_cast<std::ptrdiff_t>(start + most), true) ==
-                        used.begin() + static_cast<std::ptrdiff_t>(start + most);
+                              used.begin() + static_cast<std::ptrdiff_t>(start + most),
+                              true) == used.begin() + static_cast<std::ptrdiff_t>(start + most);
         ASSERT_EQ(allocator.mark_used(start, most), fits);
         if (!fits) break;
         mark({start, most}, true);
@@ -89,7 +89,7 @@ TEST(BlockAllocator, AgreesWithATableOfBits) {
         auto owner = static_cast<BlockAllocator::Owner>(1 + random() % 5);
         auto after = random() % 2 ? std::optional(random() % (blocks / per_chunk)) : std::nullopt;
         auto chunk = allocator.place_chunk(owner, after);
-        if (chunk) ASSERT_TRUE(allocator.chunk_is_free(*chunk));
+        ASSERT_TRUE(!chunk || allocator.chunk_is_free(*chunk));
         if (random() % 50 == 0) allocator.drop_claims(owner);
         break;
       }
@@ -153,8 +153,8 @@ TEST(BlockAllocator, KeepsInterleavedStreamsApart) {
   for (std::uint64_t i = 0; i < chunks_each; ++i)
     for (BlockAllocator::Owner owner = 1; owner <= streams; ++owner) {
       auto& chunks = placed[owner];
-      auto chunk =
-          allocator.place_chunk(owner, chunks.empty() ? std::nullopt : std::optional(chunks.back()));
+      auto chunk = allocator.place_chunk(
+          owner, chunks.empty() ? std::nullopt : std::optional(chunks.back()));
       ASSERT_TRUE(chunk);
       ASSERT_EQ(allocator.take(*chunk * per_chunk, per_chunk), per_chunk);
       chunks.push_back(*chunk);

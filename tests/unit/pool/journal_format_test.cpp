@@ -34,7 +34,8 @@ std::span<std::byte> sector(Bytes& journal, std::size_t index) {
 }
 
 void swap_sectors(Bytes& journal, std::size_t a, std::size_t b) {
-  std::swap_ranges(sector(journal, a).begin(), sector(journal, a).end(), sector(journal, b).begin());
+  std::swap_ranges(sector(journal, a).begin(), sector(journal, a).end(),
+                   sector(journal, b).begin());
 }
 
 struct JournalFormat : testing::Test {
@@ -96,6 +97,15 @@ TEST_F(JournalFormat, ATornBatchIsTheEnd) {
     EXPECT_EQ(decode(old_there, 7), end) << missing;
     EXPECT_TRUE(records.empty());
   }
+}
+
+TEST_F(JournalFormat, ALaterBatchTellsALostOneFromTheEnd) {
+  Bytes a = batch_of(7, some_records(5000, 1)), b = batch_of(8, some_records(100, 2));
+  EXPECT_TRUE(holds_later_batch(a + b + blank, salt, 7));
+  EXPECT_FALSE(holds_later_batch(a + b + blank, salt, 8));
+  EXPECT_FALSE(holds_later_batch(a + b + blank, salt + 1, 7));
+  EXPECT_FALSE(holds_later_batch(blank, salt, 7));
+  EXPECT_FALSE(holds_later_batch({}, salt, 7));
 }
 
 TEST_F(JournalFormat, EveryFlippedBitOfABatchIsDamage) {

@@ -44,8 +44,8 @@ TEST_F(PoolContent, APartialFirstWriteShowsZerosAround) {
     ASSERT_TRUE(raw->write(place.leaf_offset, filled(place.length, 0xaa)));
   Disk& disk = make(a, "d");
   for (auto [offset, length] : {std::pair{512, 512}, {4096 + 1, 1}, {3 * 4096 - 7, 20}}) {
-    ASSERT_EQ(write(disk, static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length), 9),
-              0);
+    ASSERT_EQ(
+        write(disk, static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(length), 9), 0);
   }
   Bytes expected = filled(4 * 4096, 0);
   std::fill_n(expected.begin() + 512, 512, std::byte{9});
@@ -173,7 +173,8 @@ class Content {
   explicit Content(std::uint64_t seed) : random_(seed) {}
 
   void step(Pool& pool, PoolDriver& driver, Disk& disk) {
-    std::uint64_t length = 1 + below(below(4) == 0 ? 100'000 : 9000), offset = below(limit - 100'000);
+    std::uint64_t length = 1 + below(below(4) == 0 ? 100'000 : 9000),
+                  offset = below(limit - 100'000);
     if (below(2) == 0) {  // aligned
       offset = offset / 512 * 512;
       length = (length + 511) / 512 * 512;
@@ -229,7 +230,9 @@ void run_random(Content& content, Pool& pool, int steps) {
   for (int i = 0; i < steps; ++i) {
     content.judge(driver, *disk);
     content.step(pool, driver, *disk);
-    if (i % 16 == 0) ASSERT_EQ(driver.flush(*disk), 0);
+    if (i % 16 == 0) {
+      ASSERT_EQ(driver.flush(*disk), 0);
+    }
     if (testing::Test::HasFailure()) break;
   }
   pool.release(disk);

@@ -16,6 +16,7 @@
 #include "fs/pool/check.h"
 #include "fs/pool/pool.h"
 #include "fs/pool/pool_channel.h"
+#include "fs/pool/pool_state.h"
 #include "tests/lib/fault_store.h"
 #include "tests/lib/pool_driver.h"
 #include "tests/lib/simulated_store.h"

@@ -28,8 +28,7 @@ struct Recorder : RecordSink {
     return {};
   }
   Result<> map(NodeId disk, const Extent& e) override {
-    seen.push_back(
-        fmt::format("map {}: {} {} {} {}", disk, e.block, e.pool, e.count, e.unwritten));
+    seen.push_back(fmt::format("map {}: {} {} {} {}", disk, e.block, e.pool, e.count, e.unwritten));
     return {};
   }
   Result<> unmap(NodeId disk, std::uint64_t block, std::uint64_t count) override {
@@ -71,8 +70,7 @@ TEST(Records, RoundTrip) {
   auto records = decode_records(bytes, sink);
   ASSERT_TRUE(records) << records.error().message;
   EXPECT_EQ(*records, 6U);
-  EXPECT_EQ(sink.seen, (std::vector<std::string>{"node 1", "node 5", "node 9",
-                                                 "map 9: 1 2 3 false",
+  EXPECT_EQ(sink.seen, (std::vector<std::string>{"node 1", "node 5", "node 9", "map 9: 1 2 3 false",
                                                  "map 9: 1099511627775 7 1 true",
                                                  "unmap 9: 1099511627776 12", "remove 9"}));
   const NodeRecord& d = sink.nodes[2];
@@ -149,7 +147,7 @@ TEST(Records, UnknownOnesAndWrongLengthsAreCorrupt) {
   };
   EXPECT_EQ(error_of(record(0, 8)), ErrorKind::corrupt);
   EXPECT_EQ(error_of(record(5, 8)), ErrorKind::corrupt);
-  EXPECT_EQ(error_of(record(2, 7)), ErrorKind::corrupt);   // remove
+  EXPECT_EQ(error_of(record(2, 7)), ErrorKind::corrupt);  // remove
   EXPECT_EQ(error_of(record(2, 9)), ErrorKind::corrupt);
   EXPECT_EQ(error_of(record(3, 8 + 13)), ErrorKind::corrupt);  // map: not whole extents
   EXPECT_EQ(error_of(record(3, 4)), ErrorKind::corrupt);
