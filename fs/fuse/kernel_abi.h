@@ -38,9 +38,9 @@ struct UringEntry {
   std::uint64_t reserved;
 };
 
-struct UringHeaders {         // shared with the kernel, one per ring entry
-  std::byte message[128];     // fuse_in_header in, fuse_out_header out
-  std::byte operation[128];   // the operation's own header, in
+struct UringHeaders {        // shared with the kernel, one per ring entry
+  std::byte message[128];    // fuse_in_header in, fuse_out_header out
+  std::byte operation[128];  // the operation's own header, in
   UringEntry entry;
 };
 static_assert(sizeof(UringHeaders) == 288);

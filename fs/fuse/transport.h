@@ -25,19 +25,20 @@ namespace tidepool::elasticfs {
 
 class Transport;
 class Worker;
-class OpenDisk;
+struct OpenDisk;
 
 // The largest READ or WRITE; the kernel's limit without extra memory accounting.
 inline constexpr std::size_t payload_limit = 1024 * 1024;  // bytes
 
 // One request on its way to its one reply. Kept by the transport and reused: the
 // data path allocates nothing. The part below the line belongs to the operation
-// that answers later (asynchronous.h).
+// that answers later (operations_data.cpp).
 struct Exchange : blockdev::IoRequest {
   Transport* transport = nullptr;
   Worker* worker = nullptr;
   std::byte* payload = nullptr;  // page-aligned, payload_limit bytes
   std::uint64_t unique = 0;      // the kernel's number of the request
+  bool is_init = false;          // the first request of the connection
 
   // --- the operation's ---
   fuse_req* request = nullptr;
@@ -82,10 +83,9 @@ std::unique_ptr<Transport> make_classic_transport(EventLoop& loop, Worker& worke
 // Serves the kernel's queues (one per possible CPU) from `first_queue` in steps
 // of `queue_step`, below `queue_count`, with `depth` exchanges each. The loop
 // must have wide entries, and INIT must have agreed on it.
-std::unique_ptr<Transport> make_uring_transport(EventLoop& loop, Worker& worker,
-                                                Receiver& receiver, int fd, unsigned first_queue,
-                                                unsigned queue_step, unsigned queue_count,
-                                                unsigned depth);
+std::unique_ptr<Transport> make_uring_transport(EventLoop& loop, Worker& worker, Receiver& receiver,
+                                                int fd, unsigned first_queue, unsigned queue_step,
+                                                unsigned queue_count, unsigned depth);
 
 // Page-aligned memory for `count` exchanges: each a page for headers, then its
 // payload. Huge pages where the system has them; touched only as far as used.

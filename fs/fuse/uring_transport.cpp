@@ -89,8 +89,10 @@ io_uring_sqe* UringTransport::prepare(Entry& entry, std::uint32_t command,
   io_uring_prep_rw(IORING_OP_URING_CMD, submission, fd_, nullptr, 0, 0);
   submission->cmd_op = command;
   const abi::UringCommand arguments{.commit_id = commit_id, .queue = entry.queue};
-  std::memset(submission->cmd, 0, 80);
-  std::memcpy(submission->cmd, &arguments, sizeof arguments);
+  // The wide half: <linux/io_uring.h> declares it as an array without a size.
+  auto* const command_area = reinterpret_cast<std::byte*>(submission) + offsetof(io_uring_sqe, cmd);
+  std::memset(command_area, 0, 80);
+  std::memcpy(command_area, &arguments, sizeof arguments);
   return submission;
 }
 
@@ -99,7 +101,8 @@ void UringTransport::arrived(Entry& entry, int result) {
   fuse_in_header header;
   std::memcpy(&header, entry.headers->message, sizeof header);
   // libfuse wants the message in one piece: the headers are put before the payload.
-  const std::size_t payload = std::min<std::size_t>(entry.headers->entry.payload_size, payload_limit);
+  const std::size_t payload =
+      std::min<std::size_t>(entry.headers->entry.payload_size, payload_limit);
   const std::size_t whole = std::max<std::size_t>(header.len, sizeof header + payload);
   const std::size_t operation =
       std::min(whole - sizeof header - payload, sizeof entry.headers->operation);
@@ -136,10 +139,9 @@ void UringTransport::lose(int error) {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_uring_transport(EventLoop& loop, Worker& worker,
-                                                Receiver& receiver, int fd, unsigned first_queue,
-                                                unsigned queue_step, unsigned queue_count,
-                                                unsigned depth) {
+std::unique_ptr<Transport> make_uring_transport(EventLoop& loop, Worker& worker, Receiver& receiver,
+                                                int fd, unsigned first_queue, unsigned queue_step,
+                                                unsigned queue_count, unsigned depth) {
   std::vector<unsigned> queues;
   for (unsigned queue = first_queue; queue < queue_count; queue += queue_step)
     queues.push_back(queue);

@@ -1,0 +1,62 @@
+// The FUSE connection: mount, INIT, decoding, unmount.
+//
+// libfuse mounts and decodes; requests come from the workers' transports and its
+// replies go back through them (fuse_session_custom_io). INIT and OPEN replies are
+// amended on the way with what the kernel offers and this libfuse has no field for.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "fs/fuse/mount_options.h"
+#include "fs/fuse/transport.h"
+#include "fs/fuse/worker.h"
+#include "fs/pool/pool.h"
+
+struct fuse_session;
+struct fuse_conn_info;
+
+namespace tidepool::elasticfs {
+
+class Session : public Receiver {
+ public:
+  // Mounts. `disconnected` is called once, from a worker's thread, when the file
+  // system was unmounted.
+  static Result<std::unique_ptr<Session>> mount(pool::Pool& pool, const MountOptions& options,
+                                                std::function<void()> on_disconnect);
+  ~Session();
+  // Takes the mount away (lazily when it is busy), ends the workers.
+  void stop();
+
+  pool::Pool& pool() { return pool_; }
+  const MountOptions& options() const { return options_; }
+  void initialize(fuse_conn_info& connection);  // the INIT operation
+
+  // The reply being built will open a file for direct I/O: parallel writes.
+  static thread_local bool opening_direct;
+
+  void receive(Exchange& exchange, std::span<std::byte> message) override;
+  void disconnected() override;
+
+ private:
+  Session(pool::Pool& pool, const MountOptions& options, std::function<void()> on_disconnect)
+      : pool_(pool), options_(options), on_disconnect_(std::move(on_disconnect)) {}
+  static ssize_t reply(int fd, iovec* parts, int count, void* user_data);
+  void amend_init(iovec* parts, int count);
+  Result<> start_workers();
+
+  pool::Pool& pool_;
+  const MountOptions options_;
+  std::function<void()> on_disconnect_;
+  std::atomic<bool> disconnected_{false};
+  fuse_session* session_ = nullptr;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::uint64_t offered_ = 0;  // INIT flags of the kernel
+  bool queues_agreed_ = false;
+};
+
+}  // namespace tidepool::elasticfs
