@@ -41,7 +41,7 @@ Result<> PoolState::node(const NodeRecord& record) {
     auto& disk = static_cast<Disk&>(node);
     disk.size = record.size;
     disk.vm = parent;
-  } else {
+  } else if (node.kind == NodeKind::vm) {
     static_cast<Directory&>(node).settings = record.settings;
   }
   return {};

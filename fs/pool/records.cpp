@@ -43,7 +43,8 @@ Result<> decode_node(Decoder d, RecordSink& sink) {
       is_root != (kind == static_cast<std::uint8_t>(NodeKind::root)) || is_root != n.name.empty() ||
       n.name.size() > name_limit || n.name == "." || n.name == ".." ||
       n.name.find('/') != std::string::npos || n.name.find('\0') != std::string::npos ||
-      n.mode > 07777 || durability > 1 || n.size > PackedExtent::block_limit * block_size)
+      n.mode > 07777 || durability > 1 || n.size > PackedExtent::block_limit * block_size ||
+      n.settings.reserve > PackedExtent::block_limit * block_size)
     return fail(ErrorKind::corrupt, "the record of node {} has a field out of range", n.id);
   n.kind = static_cast<NodeKind>(kind);
   n.settings.durability = static_cast<Durability>(durability);

@@ -119,8 +119,8 @@ SlotState decode(std::span<const std::byte> slot, Superblock& out) {
       blocks_of == block_size && out.pool_bytes >= min_pool_bytes &&
       out.pool_bytes <= max_pool_bytes && std::has_single_bit(out.chunk_bytes) &&
       out.chunk_bytes >= 64 * 1024 && out.chunk_bytes <= 16 * 1024 * 1024 &&
-      out.pool_bytes % block_size == 0 && area_fits(out.journal, out.pool_bytes) &&
-      area_fits(out.checkpoints[0], out.pool_bytes) &&
+      out.pool_bytes % block_size == 0 && out.journal.offset == header_bytes &&
+      area_fits(out.journal, out.pool_bytes) && area_fits(out.checkpoints[0], out.pool_bytes) &&
       area_fits(out.checkpoints[1], out.pool_bytes) && !overlap(out.journal, out.checkpoints[0]) &&
       !overlap(out.journal, out.checkpoints[1]) &&
       !overlap(out.checkpoints[0], out.checkpoints[1]) && out.active_checkpoint <= 1 &&

@@ -123,6 +123,8 @@ TEST(Records, FieldsOutOfBoundsAreCorrupt) {
   EXPECT_EQ(with([](NodeRecord& n) { n.size += 1; }), ErrorKind::corrupt);
   EXPECT_EQ(with([](NodeRecord& n) { n.settings.durability = static_cast<Durability>(2); }),
             ErrorKind::corrupt);
+  EXPECT_EQ(with([](NodeRecord& n) { n.settings.reserve = ~std::uint64_t{0}; }),
+            ErrorKind::corrupt);
   for (const char* name : {"", ".", "..", "a/b"})
     EXPECT_EQ(with([&](NodeRecord& n) { n.name = name; }), ErrorKind::corrupt) << name;
   EXPECT_EQ(with([](NodeRecord& n) { n.name += 'x'; }), ErrorKind::corrupt);

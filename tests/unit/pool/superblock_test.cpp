@@ -101,7 +101,7 @@ TEST(Superblock, FieldsOutOfBounds) {
   EXPECT_TRUE(refused([](Superblock& s) { s.chunk_bytes = 3 << 16; }));
   EXPECT_TRUE(refused([](Superblock& s) { s.chunk_bytes = 32 << 20; }));
   EXPECT_TRUE(refused([](Superblock& s) { s.journal.offset = 0; }));
-  EXPECT_TRUE(refused([](Superblock& s) { s.journal.offset += 512; }));
+  EXPECT_TRUE(refused([](Superblock& s) { s.journal.offset += block_size; }));
   EXPECT_TRUE(refused([](Superblock& s) { s.journal.length = 0; }));
   EXPECT_TRUE(refused([](Superblock& s) { s.journal.length += block_size; }));  // into the next
   EXPECT_TRUE(refused([](Superblock& s) { s.checkpoints[0] = s.checkpoints[1]; }));
