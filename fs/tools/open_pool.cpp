@@ -5,7 +5,9 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "fs/control/control_service.h"
 #include "fs/tools/pool_identity.h"
@@ -35,11 +37,23 @@ fs::path mount_of(const fs::path& path, dev_t device) {
   return top;
 }
 
+// What a FUSE mount without its daemon answers; the second to whoever asked while
+// the daemon went.
+bool says_gone(int errno_value) { return errno_value == ENOTCONN || errno_value == ECONNABORTED; }
+
+std::unexpected<Error> daemon_gone(const std::string& path) {
+  return fail(ErrorKind::io,
+              "{}: its daemon is gone; run 'fusermount3 -u {}', then name the pool file", path,
+              path);
+}
+
 // Where `path` is on an elastic file system; nothing when it is on another one.
-std::optional<Place> find_place(const fs::path& path, dev_t device) {
+Result<std::optional<Place>> find_place(const fs::path& path, dev_t device) {
   const fs::path top = mount_of(path, device);
   std::array<char, 64> uuid{};
   const ssize_t length = ::getxattr(top.c_str(), uuid_attribute, uuid.data(), uuid.size());
+  // The kernel may have answered stat(2) from its cache.
+  if (length < 0 && says_gone(errno)) return daemon_gone(top.string());
   if (length <= 0) return std::nullopt;
   const fs::path inside = path.lexically_relative(top);
   return Place{top.string(), inside == "." ? "" : inside.string(),
@@ -83,10 +97,7 @@ Result<Live> find_daemon(const std::string& uuid, const struct stat* file) {
 Result<struct stat> status_of(const std::string& name) {
   struct stat status {};
   if (::stat(name.c_str(), &status) == 0) return status;
-  if (errno == ENOTCONN)
-    return fail(ErrorKind::io,
-                "{}: its daemon is gone; run 'fusermount3 -u {}', then name the pool file", name,
-                name);
+  if (says_gone(errno)) return daemon_gone(name);
   return fail_errno(errno, name);
 }
 
@@ -112,8 +123,13 @@ Result<std::optional<Live>> find_daemon_of_file(const std::string& path, const s
 }
 
 Result<std::shared_ptr<blockdev::FileStore>> open_store(const std::string& path, Access access) {
-  auto store = blockdev::FileStore::open(path, {.read_only = access == Access::read});
-  if (store || store.error().kind != ErrorKind::busy) return store;
+  // umount(8) returns while the daemon still closes the pool: that is waited for.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  do {
+    auto store = blockdev::FileStore::open(path, {.read_only = access == Access::read});
+    if (store || store.error().kind != ErrorKind::busy) return store;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  } while (std::chrono::steady_clock::now() < deadline);
   return fail(ErrorKind::busy,
               "pool {}: another process has it open, but no daemon answers for it; if it is "
               "mounted, name the mount point, as the user who mounted it",
@@ -129,7 +145,9 @@ Result<OpenPool> open_pool(const std::string& name, Access access) {
   const fs::path path = fs::canonical(name, ignored);
 
   OpenPool opened;
-  if (const auto place = find_place(path, status->st_dev)) {
+  const auto found = find_place(path, status->st_dev);
+  if (!found) return std::unexpected(found.error());
+  if (const auto& place = *found) {
     auto live = find_daemon(place->uuid, nullptr);
     if (!live)
       return std::unexpected(
