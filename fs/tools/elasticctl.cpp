@@ -198,6 +198,11 @@ class CommandLine {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
+      // CLI11 would only say what is missing in its place.
+      if (const auto unknown = app_.remaining(true);
+          error.get_name() == "RequiredError" && !unknown.empty())
+        return wrong_usage(fmt::format(
+            "'{}' is not understood; 'elasticctl --help' lists the verbs", unknown.front()));
       return app_.exit(error) == 0 ? exit_ok : exit_usage;
     }
     return chosen_(arguments_);
