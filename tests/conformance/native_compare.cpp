@@ -18,6 +18,16 @@ const std::vector<Difference> documented_differences = {
     {"special_nodes", "link", "EPERM", "a disk has one name"},
     {"special_nodes", "mkfifo", "EPERM", "a VM directory holds disks alone"},
     {"special_nodes", "mknod device", "EPERM", "a VM directory holds disks alone"},
+    {"rename", "exchange", "EINVAL", "two disks are not exchanged"},
+    {"extended_attributes", "get without a space", "ENODATA",
+     "attributes are figures of the pool, by name; there is nothing to ask the kernel for"},
+    {"extended_attributes", "set", "EOPNOTSUPP", "a disk has no attributes of its own"},
+    {"extended_attributes", "get", "ENODATA", "a disk has no attributes of its own"},
+    {"shifting", "collapse", "EOPNOTSUPP", "disks do not shift their content"},
+    {"shifting", "insert", "EOPNOTSUPP", "disks do not shift their content"},
+    {"direct_unaligned", "odd length", "100", "the pool aligns what the caller did not"},
+    {"direct_unaligned", "odd offset", "512", "the pool aligns what the caller did not"},
+    {"temporary_file", "O_TMPFILE", "EOPNOTSUPP", "a disk has a name from the start"},
 };
 
 namespace {

@@ -209,9 +209,6 @@ void direct_unaligned(Side& side) {
 void temporary_file(Side& side) {
   Fd file(static_cast<int>(side.call(
       "O_TMPFILE", ::open(side.directory().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), true)));
-  if (!file.valid()) return;
-  side.call("write", pwrite(file.get(), "temporary", 9, 0));
-  side.content("content", file.get());
 }
 
 void locks(Side& side) {

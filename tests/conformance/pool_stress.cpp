@@ -364,7 +364,7 @@ int main(int argc, char** argv) {
   const judge::Fd file(
       open(options.words[0].c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   // Room for the disks and a part of the one that comes and goes.
-  if (!file.valid() || ftruncate(file.get(), 64 << 20) < 0)
+  if (!file.valid() || ftruncate(file.get(), 60 << 20) < 0)
     judge::die("cannot make %s: %s", options.words[0].c_str(), std::strerror(errno));
   stress(options.words[0], settings);
 }
