@@ -40,7 +40,8 @@ std::atomic<bool> gone{false};
 
 // The daemon was killed: what a dead FUSE mount answers.
 bool is_gone(int error) {
-  return error == ENOTCONN || error == ECONNABORTED || error == ECONNREFUSED || error == EIO;
+  return error == ECANCELED || error == ENOTCONN || error == ECONNABORTED ||
+         error == ECONNREFUSED || error == EIO;
 }
 
 // True when the work may go on; stops the program on an error that means more

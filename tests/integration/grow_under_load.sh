@@ -18,7 +18,7 @@ fio --size=128M --time_based --runtime="${RUNTIME:-12}" --rw=randrw --bsrange=4k
 fio_pid=$!
 children+=($fio_pid)
 make_disk vm3/more.img 4G
-for size in 640M 641M 800M 1G 1536M; do
+for size in 640M 700M 800M 1G 1536M; do
   sleep 1
   before=$(figure data_bytes)
   "$elasticctl" grow "$mount" --size "$size" || fail "grow to $size"
