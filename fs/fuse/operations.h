@@ -19,6 +19,7 @@ namespace tidepool::elasticfs {
 struct OpenDisk {
   pool::NodeId id = 0;
   pool::Disk* disk = nullptr;
+  bool dirties_cache = false;  // open for writing through the kernel's page cache
 };
 
 fuse_lowlevel_ops make_operations();
@@ -38,9 +39,13 @@ inline void reply_error(fuse_req_t request, const Error& error) {
 }
 
 struct stat stat_of(const pool::Attributes& attributes);
-// Nothing but this daemon changes what is cached, apart from times and space,
-// which change with writes the kernel still holds back.
-inline constexpr double entry_timeout = 60, attribute_timeout = 1;  // seconds
+// Names change through the kernel only, so it may keep them. Attributes it asks for
+// each time: a disk's space changes with every write it sends.
+inline constexpr double entry_timeout = 60, attribute_timeout = 0;  // seconds
+
+// Disks are no programs: set-user-id and set-group-id bits are dropped, so that the
+// kernel need not ask before each write whether to clear them.
+inline constexpr mode_t mode_mask = 01777;
 
 // Ends an asynchronous operation: makes its reply the exchange's.
 inline fuse_req_t answering(Exchange& exchange) {

@@ -84,7 +84,7 @@ void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, o
 pool::AttributeChanges changes_of(const struct stat& s, int which) {
   auto ns = [](const timespec& t) { return t.tv_sec * std::int64_t{1'000'000'000} + t.tv_nsec; };
   pool::AttributeChanges changes;
-  if ((which & FUSE_SET_ATTR_MODE) != 0) changes.mode = s.st_mode & 07777;
+  if ((which & FUSE_SET_ATTR_MODE) != 0) changes.mode = s.st_mode & mode_mask;
   if ((which & FUSE_SET_ATTR_UID) != 0) changes.uid = s.st_uid;
   if ((which & FUSE_SET_ATTR_GID) != 0) changes.gid = s.st_gid;
   timespec now{};

@@ -81,7 +81,7 @@ void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode,
   const fuse_ctx* caller = fuse_req_ctx(request);
   if (!S_ISREG(mode)) return void(fuse_reply_err(request, EPERM));
   reply_entry(request,
-              pool_of(request).make_disk(parent, name, mode & 07777, caller->uid, caller->gid));
+              pool_of(request).make_disk(parent, name, mode & mode_mask, caller->uid, caller->gid));
 }
 
 void refuse_link(fuse_req_t request, fuse_ino_t, fuse_ino_t, const char*) {
@@ -110,18 +110,28 @@ void rename(fuse_req_t request, fuse_ino_t from, const char* from_name, fuse_ino
                pool_of(request).rename(from, from_name, to, to_name, (flags & no_replace) != 0));
 }
 
+// A file opened for direct I/O bypasses the page cache, and its writes run in
+// parallel; any other is cached, and stays so from one open to the next.
+void set_up(fuse_req_t request, fuse_file_info& file, NodeId id, pool::Disk* disk) {
+  bool direct = (file.flags & O_DIRECT) != 0;
+  bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
+  auto* opened = new OpenDisk{id, disk, writes && !direct};
+  if (opened->dirties_cache) session_of(request).cached_writers().add(id);
+  file.fh = reinterpret_cast<std::uintptr_t>(opened);
+  file.keep_cache = 1;
+  file.direct_io = direct ? 1 : 0;
+  Session::opening_direct = direct;
+}
+
 void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode,
             fuse_file_info* file) {
   const fuse_ctx* caller = fuse_req_ctx(request);
   pool::Pool& pool = pool_of(request);
-  auto made = pool.make_disk(parent, name, mode & 07777, caller->uid, caller->gid);
+  auto made = pool.make_disk(parent, name, mode & mode_mask, caller->uid, caller->gid);
   if (!made) return reply_error(request, made.error());
   auto disk = pool.hold(made->id);
   if (!disk) return reply_error(request, disk.error());
-  file->fh = reinterpret_cast<std::uintptr_t>(new OpenDisk{made->id, *disk});
-  file->keep_cache = 1;
-  file->direct_io = (file->flags & O_DIRECT) != 0 ? 1 : 0;
-  Session::opening_direct = file->direct_io != 0;
+  set_up(request, *file, made->id, *disk);
   fuse_entry_param entry = entry_of(*made);
   fuse_reply_create(request, &entry, file);
 }
@@ -129,15 +139,13 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
 void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
   auto disk = pool_of(request).hold(node);
   if (!disk) return reply_error(request, disk.error());
-  file->fh = reinterpret_cast<std::uintptr_t>(new OpenDisk{node, *disk});
-  file->keep_cache = 1;
-  file->direct_io = (file->flags & O_DIRECT) != 0 ? 1 : 0;
-  Session::opening_direct = file->direct_io != 0;
+  set_up(request, *file, node, *disk);
   fuse_reply_open(request, file);
 }
 
 void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   OpenDisk* opened = open_disk(file);
+  if (opened->dirties_cache) session_of(request).cached_writers().remove(opened->id);
   pool_of(request).release(opened->disk);
   delete opened;
   fuse_reply_err(request, 0);

@@ -5,10 +5,11 @@
 
 #include <cerrno>
 #include <cstring>
-#include <functional>
+#include <expected>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include "base/size_text.h"
 #include "fs/fuse/operations.h"
@@ -39,23 +40,50 @@ void statfs(fuse_req_t request, fuse_ino_t node) {
   fuse_reply_statfs(request, &s);
 }
 
+// The next data or hole from `offset` on, as lseek(2) has it; a positive errno
+// otherwise. `all_data`: holes are not known, so there is but the one at the end.
+std::expected<std::uint64_t, int> seek(pool::Pool& pool, const OpenDisk& opened,
+                                       std::uint64_t offset, int whence, bool all_data) {
+  auto attributes = pool.attributes(opened.id);
+  if (!attributes) return std::unexpected(attributes.error().errno_value);
+  if (offset >= attributes->size) return std::unexpected(ENXIO);
+  if (all_data) return whence == SEEK_DATA ? offset : attributes->size;
+  std::optional<std::uint64_t> found;
+  if (whence == SEEK_HOLE) found = attributes->size;
+  auto located = pool.locate(*opened.disk, offset, attributes->size - offset, [&](const Range& r) {
+    if ((r.kind == RangeKind::data) != (whence == SEEK_DATA)) return true;
+    found = r.offset;
+    return false;
+  });
+  if (!located) return std::unexpected(located.error().errno_value);
+  if (!found) return std::unexpected(ENXIO);
+  return *found;
+}
+
+void reply_seek(fuse_req_t request, std::expected<std::uint64_t, int> found) {
+  if (found)
+    fuse_reply_lseek(request, static_cast<off_t>(*found));
+  else
+    fuse_reply_err(request, found.error());
+}
+
 void lseek(fuse_req_t request, fuse_ino_t node, off_t offset, int whence, fuse_file_info* file) {
-  auto attributes = pool_of(request).attributes(node);
-  if (!attributes) return reply_error(request, attributes.error());
-  auto at = static_cast<std::uint64_t>(offset);
   if (whence != SEEK_DATA && whence != SEEK_HOLE) return void(fuse_reply_err(request, EINVAL));
-  if (offset < 0 || at >= attributes->size) return void(fuse_reply_err(request, ENXIO));
-  std::uint64_t found = whence == SEEK_HOLE ? attributes->size : ~std::uint64_t{0};
-  auto located = pool_of(request).locate(*open_disk(file)->disk, at, attributes->size - at,
-                                         [&](const Range& range) {
-                                           bool data = range.kind == RangeKind::data;
-                                           if (data != (whence == SEEK_DATA)) return true;
-                                           found = range.offset;
-                                           return false;
-                                         });
-  if (!located) return reply_error(request, located.error());
-  if (found == ~std::uint64_t{0}) return void(fuse_reply_err(request, ENXIO));
-  fuse_reply_lseek(request, static_cast<off_t>(found));
+  if (offset < 0) return void(fuse_reply_err(request, ENXIO));
+  Session& session = session_of(request);
+  OpenDisk* opened = open_disk(file);
+  auto at = static_cast<std::uint64_t>(offset);
+  if (!session.cached_writers().contains(node))
+    return reply_seek(request, seek(session.pool(), *opened, at, whence, false));
+  // The kernel's dirty pages first: they are not in the map yet.
+  Exchange& exchange = *std::exchange(Exchange::current, nullptr);
+  exchange.request = request;
+  session.cached_writers().write_back(
+      node, [&session, &exchange, opened, at, whence](bool written) {
+        exchange.worker->loop().post([&session, &exchange, opened, at, whence, written] {
+          reply_seek(answering(exchange), seek(session.pool(), *opened, at, whence, !written));
+        });
+      });
 }
 
 // --- xattrs: user.elasticfs.NAME ---

@@ -6,6 +6,7 @@
 #include <linux/fuse.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -117,9 +118,22 @@ Session::~Session() {
 }
 
 void Session::stop() {
-  if (session_ && !disconnected_.exchange(true)) ::umount2(options_.mountpoint.c_str(), MNT_DETACH);
+  if (session_ && !disconnected_.exchange(true)) unmount();
   for (auto& worker : workers_) worker->stop();
   workers_.clear();
+}
+
+// While the workers still serve: what the kernel holds back is written first.
+void Session::unmount() {
+  const char* const path = options_.mountpoint.c_str();
+  if (::umount2(path, 0) == 0) return;
+  if (errno == EBUSY)
+    log().warn("'{}' is in use: detached; what is open there fails from now on", path);
+  {
+    UniqueFd root(::open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (root) ::syncfs(root.get());
+  }
+  ::umount2(path, MNT_DETACH);
 }
 
 void Session::disconnected() {
@@ -165,11 +179,13 @@ void Session::amend_init(iovec* parts, int count) {
   if (count < 2 || parts[1].iov_len < sizeof(fuse_init_out)) return;
   auto& out = *static_cast<fuse_init_out*>(parts[1].iov_base);
   if ((offered_ & abi::init_ext) == 0) return;
-  std::uint64_t added = offered_ & abi::direct_io_allow_mmap;
+  // Disks never carry set-user-id bits or capabilities (operations_*.cpp). Told so,
+  // the kernel does not ask for them before each write.
+  std::uint64_t added = offered_ & (abi::direct_io_allow_mmap | abi::handle_killpriv_v2);
   bool queues =
       options_.io_uring != MountOptions::IoUring::off && (offered_ & abi::over_io_uring) != 0;
   if (queues) added |= abi::over_io_uring;
-  out.flags |= abi::init_ext;
+  out.flags |= static_cast<std::uint32_t>(abi::init_ext | added);
   out.flags2 |= static_cast<std::uint32_t>(added >> 32);
   queues_agreed_ = queues;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "fs/fuse/cached_writers.h"
 #include "fs/fuse/mount_options.h"
 #include "fs/fuse/transport.h"
 #include "fs/fuse/worker.h"
@@ -34,6 +35,7 @@ class Session : public Receiver {
 
   pool::Pool& pool() { return pool_; }
   const MountOptions& options() const { return options_; }
+  CachedWriters& cached_writers() { return cached_writers_; }
   void initialize(fuse_conn_info& connection);  // the INIT operation
 
   // The reply being built will open a file for direct I/O: parallel writes.
@@ -44,14 +46,19 @@ class Session : public Receiver {
 
  private:
   Session(pool::Pool& pool, const MountOptions& options, std::function<void()> on_disconnect)
-      : pool_(pool), options_(options), on_disconnect_(std::move(on_disconnect)) {}
+      : pool_(pool),
+        options_(options),
+        on_disconnect_(std::move(on_disconnect)),
+        cached_writers_(pool, options.mountpoint) {}
   static ssize_t reply(int fd, iovec* parts, int count, void* user_data);
   void amend_init(iovec* parts, int count);
   Result<> start_workers();
+  void unmount();
 
   pool::Pool& pool_;
   const MountOptions options_;
   std::function<void()> on_disconnect_;
+  CachedWriters cached_writers_;
   std::atomic<bool> disconnected_{false};
   fuse_session* session_ = nullptr;
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -1,5 +1,7 @@
 #include "fs/pool/pool_state.h"
 
+#include <sys/stat.h>
+
 #include <ctime>
 
 namespace tidepool::pool {
@@ -89,6 +91,7 @@ Result<Directory*> PoolState::find_directory(NodeId id) const {
 Result<Node*> PoolState::lookup(NodeId parent, std::string_view name) const {
   auto directory = find_directory(parent);
   if (!directory) return std::unexpected(directory.error());
+  if (name.size() > name_limit) return std::unexpected(check_name(name).error());
   auto it = (*directory)->children.find(name);
   if (it == (*directory)->children.end())
     return fail(ErrorKind::not_found, "no '{}' in {}", name,
@@ -146,7 +149,8 @@ Result<Node*> PoolState::make(NodeId parent, NodeKind kind, std::string_view nam
   node.name = name;
   node.mode = mode;
   node.uid = uid;
-  node.gid = gid;
+  bool inherits_group = ((*directory)->mode & S_ISGID) != 0;
+  node.gid = inherits_group ? (*directory)->gid : gid;
   std::int64_t now = now_ns();
   node.times = {now, now, now, now};
   if (kind == NodeKind::disk) as_disk(&node)->vm = *directory;
