@@ -62,7 +62,6 @@ std::vector<ControlRoute> routes_of(PoolControl& control) {
       {"GET", "/v1/info", [&](Request) { return reply_with(control.info()); }},
       {"GET", "/v1/list", [&](Request) { return reply_with(control.list()); }},
       {"GET", "/v1/stat", [&](Request) { return reply_with(control.stat()); }},
-      {"GET", "/v1/dump", [&](Request) { return reply_with(control.dump()); }},
       {"GET", "/v1/map", [&](Request request) { return map_route(control, request); }},
       {"GET", "/v1/metrics", [&](Request) { return metrics_route(control); }},
       {"PUT", "/v1/vm/*", [&](Request request) { return vm_route(control, request); }},

@@ -1,11 +1,14 @@
 // A live pool's control service: the requests of PoolControl over HTTP on the
 // pool's control socket (base/control_socket.h).
 //
-//   GET  /v1/info  /v1/list  /v1/stat  /v1/dump    JSON (pool_json.h)
+//   GET  /v1/info  /v1/list  /v1/stat              JSON (pool_json.h)
 //   GET  /v1/map?disk=vm1/scratch.img              JSON
 //   GET  /v1/metrics                               Prometheus text
 //   PUT  /v1/vm/NAME   {"quota", "reserve", "durability"}   any of them
 //   POST /v1/grow      {"size"}
+//
+// A dump is made of these by the client, disk by disk: the daemon, which lives under
+// other file systems, holds no more than one disk's map as text.
 //
 // The socket's name is the pool's UUID, so that the pool file alone leads to it.
 #pragma once

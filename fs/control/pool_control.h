@@ -33,8 +33,7 @@ class PoolControl {
   virtual Result<nlohmann::json> info() = 0;
   virtual Result<nlohmann::json> list() = 0;
   virtual Result<nlohmann::json> stat() = 0;
-  virtual Result<nlohmann::json> map(const std::string& disk) = 0;  // "vm1/scratch.img"
-  virtual Result<nlohmann::json> dump() = 0;
+  virtual Result<nlohmann::json> map(const std::string& disk) = 0;  // name or id
   // Stable when it returns; answers with the VM as list() words it.
   virtual Result<nlohmann::json> set_vm(const std::string& name, const VmChanges& changes) = 0;
   // Resizes the pool file (a device is taken as large as it is, size 0), then
@@ -51,7 +50,6 @@ class LocalControl : public PoolControl {
   Result<nlohmann::json> list() override { return list_json(pool_); }
   Result<nlohmann::json> stat() override { return stat_json(pool_, store_); }
   Result<nlohmann::json> map(const std::string& disk) override { return map_json(pool_, disk); }
-  Result<nlohmann::json> dump() override { return dump_json(pool_, store_, context_); }
   Result<nlohmann::json> set_vm(const std::string& name, const VmChanges& changes) override;
   Result<nlohmann::json> grow(std::uint64_t size) override;
 
@@ -71,7 +69,6 @@ class RemoteControl : public PoolControl {
   Result<nlohmann::json> list() override { return ask("GET", "/v1/list"); }
   Result<nlohmann::json> stat() override { return ask("GET", "/v1/stat"); }
   Result<nlohmann::json> map(const std::string& disk) override;
-  Result<nlohmann::json> dump() override { return ask("GET", "/v1/dump"); }
   Result<nlohmann::json> set_vm(const std::string& name, const VmChanges& changes) override;
   Result<nlohmann::json> grow(std::uint64_t size) override;
 

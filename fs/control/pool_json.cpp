@@ -3,6 +3,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <charconv>
+
 #include "base/scope_guard.h"
 
 namespace tidepool::control {
@@ -103,9 +105,7 @@ Result<json> ranges_json(Pool& pool, pool::NodeId id) {
   return ranges;
 }
 
-enum class WithRanges : bool { no, yes };
-
-Result<json> disks_json(Pool& pool, pool::NodeId vm, WithRanges with_ranges) {
+Result<json> disks_json(Pool& pool, pool::NodeId vm) {
   const auto entries = pool.list(vm);
   if (!entries) return std::unexpected(entries.error());
   json disks = json::array();
@@ -115,16 +115,7 @@ Result<json> disks_json(Pool& pool, pool::NodeId vm, WithRanges with_ranges) {
       if (vanished(attributes.error())) continue;
       return std::unexpected(attributes.error());
     }
-    json disk = disk_json(entry, *attributes);
-    if (with_ranges == WithRanges::yes) {
-      auto ranges = ranges_json(pool, entry.id);
-      if (!ranges) {
-        if (vanished(ranges.error())) continue;
-        return std::unexpected(ranges.error());
-      }
-      disk["ranges"] = std::move(*ranges);
-    }
-    disks.push_back(std::move(disk));
+    disks.push_back(disk_json(entry, *attributes));
   }
   return disks;
 }
@@ -147,13 +138,24 @@ Result<json> vms_json(Pool& pool, const std::function<Result<>(json& vm, pool::N
   return vms;
 }
 
-Result<json> vms_with_disks_json(Pool& pool, WithRanges with_ranges) {
-  return vms_json(pool, [&](json& vm, pool::NodeId id) -> Result<> {
-    auto disks = disks_json(pool, id, with_ranges);
-    if (!disks) return std::unexpected(disks.error());
-    vm["disks"] = std::move(*disks);
-    return {};
-  });
+// "vm1/scratch.img", or a disk's id.
+Result<pool::Attributes> find_disk(Pool& pool, std::string_view disk) {
+  pool::NodeId id = 0;
+  const auto [end, fault] = std::from_chars(disk.data(), disk.data() + disk.size(), id);
+  if (fault == std::errc() && end == disk.data() + disk.size()) {
+    auto attributes = pool.attributes(id);
+    if (attributes && attributes->kind != pool::NodeKind::disk)
+      return fail(ErrorKind::invalid_argument, "{} is not the id of a disk", disk);
+    return attributes;
+  }
+  const auto slash = disk.find('/');
+  if (slash == std::string_view::npos || slash == 0 || slash + 1 == disk.size() ||
+      disk.find('/', slash + 1) != std::string_view::npos)
+    return fail(ErrorKind::invalid_argument,
+                "disk '{}': name it as VM/DISK, such as vm1/scratch.img", disk);
+  const auto vm = pool.lookup(pool::root_id, disk.substr(0, slash));
+  if (!vm) return vm;
+  return pool.lookup(vm->id, disk.substr(slash + 1));
 }
 
 }  // namespace
@@ -197,7 +199,12 @@ Result<json> vm_json(Pool& pool, const pool::DirectoryEntry& entry) {
 }
 
 Result<json> list_json(Pool& pool) {
-  auto vms = vms_with_disks_json(pool, WithRanges::no);
+  auto vms = vms_json(pool, [&](json& vm, pool::NodeId id) -> Result<> {
+    auto disks = disks_json(pool, id);
+    if (!disks) return std::unexpected(disks.error());
+    vm["disks"] = std::move(*disks);
+    return {};
+  });
   if (!vms) return std::unexpected(vms.error());
   return json{{"vms", std::move(*vms)}};
 }
@@ -217,34 +224,23 @@ Result<json> stat_json(Pool& pool, const blockdev::FileStore& store) {
 }
 
 Result<json> map_json(Pool& pool, std::string_view disk) {
-  const auto slash = disk.find('/');
-  if (slash == std::string_view::npos || slash == 0 || slash + 1 == disk.size() ||
-      disk.find('/', slash + 1) != std::string_view::npos)
-    return fail(ErrorKind::invalid_argument,
-                "disk '{}': name it as VM/DISK, such as vm1/scratch.img", disk);
   const auto missing = [&](const Error& error) -> std::unexpected<Error> {
-    if (error.kind != ErrorKind::not_found) return std::unexpected(error);
+    if (!vanished(error)) return std::unexpected(error);
     return fail(ErrorKind::not_found,
                 "disk {}: the pool has no such disk; 'elasticctl list' names them", disk);
   };
-  const auto vm = pool.lookup(pool::root_id, disk.substr(0, slash));
-  if (!vm) return missing(vm.error());
-  const auto attributes = pool.lookup(vm->id, disk.substr(slash + 1));
+  const auto attributes = find_disk(pool, disk);
   if (!attributes) return missing(attributes.error());
+  const auto vm_name = pool.name_of(attributes->parent);
+  const auto disk_name = pool.name_of(attributes->id);
+  if (!vm_name || !disk_name) return missing((!vm_name ? vm_name : disk_name).error());
   auto ranges = ranges_json(pool, attributes->id);
   if (!ranges) return missing(ranges.error());
-  return json{{"disk", readable(std::string(disk))},
+  return json{{"disk", readable(*vm_name + "/" + *disk_name)},
+              {"id", attributes->id},
               {"size_bytes", attributes->size},
               {"used_bytes", attributes->allocated_bytes},
               {"ranges", std::move(*ranges)}};
-}
-
-Result<json> dump_json(Pool& pool, const blockdev::FileStore& store, const PoolContext& context) {
-  auto info = info_json(pool, store, context);
-  if (!info) return std::unexpected(info.error());
-  auto vms = vms_with_disks_json(pool, WithRanges::yes);
-  if (!vms) return std::unexpected(vms.error());
-  return json{{"info", std::move(*info)}, {"vms", std::move(*vms)}};
 }
 
 std::string to_text(const json& value, int indent) {

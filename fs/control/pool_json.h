@@ -30,11 +30,8 @@ Result<nlohmann::json> vm_json(pool::Pool& pool, const pool::DirectoryEntry& vm)
 Result<nlohmann::json> list_json(pool::Pool& pool);
 // The pool's figures as members, and "vms": [...] with those of each VM.
 Result<nlohmann::json> stat_json(pool::Pool& pool, const blockdev::FileStore& store);
-// disk: "vm1/scratch.img".
+// disk: "vm1/scratch.img", or the decimal "id" that list_json shows.
 Result<nlohmann::json> map_json(pool::Pool& pool, std::string_view disk);
-// Everything: info, and every VM and disk with its map.
-Result<nlohmann::json> dump_json(pool::Pool& pool, const blockdev::FileStore& store,
-                                 const PoolContext& context);
 
 // The text that goes over the wire and to standard output.
 std::string to_text(const nlohmann::json& value, int indent = -1);

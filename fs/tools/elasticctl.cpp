@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "fs/control/prometheus.h"
 #include "fs/tools/check_verb.h"
 #include "fs/tools/create_pool.h"
+#include "fs/tools/dump_verb.h"
 #include "fs/tools/open_pool.h"
 #include "fs/tools/show.h"
 
@@ -40,6 +42,12 @@ void print(const std::string& text) {
 
 int report(const Error& error) {
   fmt::print(stderr, "elasticctl: {}\n", error.message);
+  return exit_failed;
+}
+
+// What was asked is done, but nobody could read the answer.
+int wrong_output() {
+  if (errno != EPIPE) fmt::print(stderr, "elasticctl: cannot write the answer to its output\n");
   return exit_failed;
 }
 
@@ -70,7 +78,8 @@ int run_list(const Arguments& arguments) {
 int run_dump(const Arguments& arguments) {
   auto pool = open_pool(arguments.pool, Access::read);
   if (!pool) return report(pool.error());
-  return answer(arguments, pool->control().dump(), show_dump);
+  const auto dumped = dump_pool(pool->control(), arguments.as_json, print);
+  return dumped ? exit_ok : report(dumped.error());
 }
 
 int show_stat_once(const Arguments& arguments, OpenPool& pool) {
@@ -205,7 +214,9 @@ class CommandLine {
             "'{}' is not understood; 'elasticctl --help' lists the verbs", unknown.front()));
       return app_.exit(error) == 0 ? exit_ok : exit_usage;
     }
-    return chosen_(arguments_);
+    const int status = chosen_(arguments_);
+    if (status != exit_ok || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return status;
+    return wrong_output();
   }
 
  private:

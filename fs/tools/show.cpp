@@ -140,19 +140,6 @@ std::string show_map(const json& map) {
   return ranges.empty() ? head : head + ranges_table(ranges).render();
 }
 
-std::string show_dump(const json& dump) {
-  std::string out = show_info(dump.at("info"));
-  for (const json& vm : dump.at("vms")) {
-    out += "\n" + show_vm(vm);
-    for (const json& disk : vm.at("disks")) {
-      json map = disk;
-      map["disk"] = text(vm, "name") + "/" + text(disk, "name");
-      out += "\n" + show_map(map);
-    }
-  }
-  return out;
-}
-
 std::string show_vm(const json& vm) {
   const auto named_limit = [&](const char* member) {
     const std::uint64_t bytes = number(vm, member);

@@ -10,7 +10,6 @@ std::string show_info(const nlohmann::json& info);
 std::string show_list(const nlohmann::json& list);
 std::string show_stat(const nlohmann::json& stat);
 std::string show_map(const nlohmann::json& map);
-std::string show_dump(const nlohmann::json& dump);
 std::string show_vm(const nlohmann::json& vm);
 std::string show_check(const nlohmann::json& report);
 

@@ -117,6 +117,10 @@ holds "grow by pool file" '.pool_bytes == 402653184' ctl grow --json "$pool" --s
 [[ $(stat -c %s "$pool") == $((384 << 20)) ]] || fail "the pool file did not grow"
 holds "dump" '.info.live and (.vms[0].disks[0].ranges | length) > 0' ctl dump --json "$mount"
 expect "dump" 0 '^VM vm2: quota 32 MiB' ctl dump "$mount"
+holds "map by id" '.disk == "vm1/a.img"' \
+  ctl map --json "$pool" "$(ctl list --json "$pool" | jq '.vms[0].disks[0].id')"
+expect "map of an id that is no disk" 1 "not the id of a disk" ctl map "$pool" 1
+expect "full output" 1 "cannot write" bash -c '"$0" list "$1" >/dev/full' "$elasticctl" "$mount"
 expect "check of a live pool" 1 "mounted on $mount; unmount it" ctl check "$pool"
 expect "check of a mount" 1 "unmount" ctl check "$mount"
 expect "create over a live pool" 1 "in use" ctl create "$pool" --size 256M --force
