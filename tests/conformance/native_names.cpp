@@ -76,6 +76,9 @@ void unlink_open(Side& side) {
   Fd fresh = side.make_file("gone", 10);
   side.content("a new file of the name", fresh.get());
   side.content("the old one", file.get());
+  file.reset();
+  Fd directory(::open(side.directory().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  side.call("syncfs", syncfs(directory.get()));
 }
 
 void rename_over(Side& side) {

@@ -125,6 +125,7 @@ expect "check of a live pool" 1 "mounted on $mount; unmount it" ctl check "$pool
 expect "check of a mount" 1 "unmount" ctl check "$mount"
 expect "create over a live pool" 1 "in use" ctl create "$pool" --size 256M --force
 expect "not a pool" 1 "is not a pool" ctl info "$work/text"
+expect "check of a directory" 1 "neither a pool nor" ctl check "$work"
 expect "not on a mount" 1 "neither a pool nor" ctl info "$work"
 
 # A copy has the same UUID; the daemon of the original is not asked for it.

@@ -54,7 +54,7 @@ done
 for round in 1 2 3 4 5; do
   fill_and_free "$([[ $((round % 2)) -eq 0 ]] && echo rm || echo punch)"
   make_disk "vmB/crash.img" "$((mib * 2))M"
-  sync -f "$mount"
+  sync "$disk"
   "$stamp" write "$disk" --tag B --piece 512 --step 9K --seed $((seed + round)) --direct \
     >"$work/crash.log" 2>&1 &
   writer=$!

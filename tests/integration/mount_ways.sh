@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../lib/harness.sh"
 
 begin
-need pgrep
+need pgrep mount.fuse3 findmnt
 create_pool 256M
 
 # The process that serves the pool, when it is not our child.
@@ -23,9 +23,10 @@ umount "$mount"
 wait_until 30 gone || fail "the daemon outlives its mount"
 check_clean
 
-# mount(8) finds the program by its type in PATH.
-PATH=$(dirname "$elasticfs"):$PATH mount -t fuse.elasticfs -o allow_other "$pool" "$mount" ||
-  fail "mount -t fuse.elasticfs"
+# What mount(8) runs for the type fuse.elasticfs. The helper finds the program in
+# PATH, which mount itself sets to the system's own directories.
+PATH=$(dirname "$elasticfs"):$PATH mount.fuse3 "$pool" "$mount" -t fuse.elasticfs \
+  -o rw,allow_other,noauto,_netdev || fail "mount.fuse3 -t fuse.elasticfs"
 [[ $(cat "$mount/vm1/file") == one ]] || fail "the first daemon's file is lost"
 echo two >"$mount/vm1/file"
 findmnt -n -o FSTYPE "$mount" | grep -q '^fuse.elasticfs$' ||
