@@ -39,9 +39,11 @@ inline void reply_error(fuse_req_t request, const Error& error) {
 }
 
 struct stat stat_of(const pool::Attributes& attributes);
-// Names change through the kernel only, so it may keep them. Attributes it asks for
-// each time: a disk's space changes with every write it sends.
-inline constexpr double entry_timeout = 60, attribute_timeout = 0;  // seconds
+// Names and attributes change through the kernel only, so it may keep them. Not
+// quite: a disk's space changes with the writes that it sends later. It asks again
+// after a close, a direct write or an fsync (Session::forget_attributes). Without
+// this second, each buffered write would ask for size and mode first.
+inline constexpr double entry_timeout = 60, attribute_timeout = 1;  // seconds
 
 // Disks are no programs: set-user-id and set-group-id bits are dropped, so that the
 // kernel need not ask before each write whether to clear them.

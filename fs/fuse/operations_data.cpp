@@ -176,11 +176,15 @@ void fallocate(fuse_req_t request, fuse_ino_t node, int mode, off_t offset, off_
   });
 }
 
-void fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info* file) {
+void fsync(fuse_req_t request, fuse_ino_t node, int, fuse_file_info* file) {
   Exchange& exchange = begin(request);
   exchange.op = IoOp::flush;
   exchange.offset = exchange.length = 0;
-  submit(exchange, *open_disk(file)->disk, answer);
+  exchange.argument = node;
+  submit(exchange, *open_disk(file)->disk, [](Exchange& self, int error) {
+    session_of(self.request).forget_attributes(self.argument);
+    answer(self, error);
+  });
 }
 
 // Called at each close: the kernel has sent what it held back; nothing is promised.

@@ -114,7 +114,9 @@ Result<> Session::start_workers() {
 
 Session::~Session() {
   stop();
-  if (session_) fuse_session_destroy(session_);
+  if (!session_) return;
+  fuse_session_unmount(session_);  // what umount2 could not: a mount of fusermount3's
+  fuse_session_destroy(session_);
 }
 
 void Session::stop() {
@@ -190,14 +192,21 @@ void Session::amend_init(iovec* parts, int count) {
   queues_agreed_ = queues;
 }
 
-// libfuse's way out: every reply, on the thread that gives it.
-ssize_t Session::reply(int, iovec* parts, int count, void* user_data) {
+void Session::forget_attributes(pool::NodeId node) {
+  // ENOENT: the kernel does not know the node any more.
+  fuse_lowlevel_notify_inval_inode(session_, node, -1, 0);
+}
+
+// libfuse's way out: every reply, on the thread that gives it; notifications, which
+// belong to no request, go over the device.
+ssize_t Session::reply(int fd, iovec* parts, int count, void* user_data) {
   auto& self = *static_cast<Session*>(user_data);
+  const auto& header = *static_cast<const fuse_out_header*>(parts[0].iov_base);
+  if (header.unique == 0) return ::writev(fd, parts, count);
   Exchange* exchange = std::exchange(Exchange::current, nullptr);
   ssize_t total = 0;
   for (int i = 0; i < count; ++i) total += static_cast<ssize_t>(parts[i].iov_len);
-  if (!exchange) return total;  // no reply to a request: notifications are not used
-  const auto& header = *static_cast<const fuse_out_header*>(parts[0].iov_base);
+  if (!exchange) return total;
   bool is_init = exchange->is_init && header.error == 0;
   if (is_init) self.amend_init(parts, count);
   if (opening_direct && count >= 2) {

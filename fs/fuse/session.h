@@ -37,6 +37,8 @@ class Session : public Receiver {
   const MountOptions& options() const { return options_; }
   CachedWriters& cached_writers() { return cached_writers_; }
   void initialize(fuse_conn_info& connection);  // the INIT operation
+  // The kernel will ask for the node's attributes when it next needs them.
+  void forget_attributes(pool::NodeId node);
 
   // The reply being built will open a file for direct I/O: parallel writes.
   static thread_local bool opening_direct;
