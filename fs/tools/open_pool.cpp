@@ -47,6 +47,12 @@ std::unexpected<Error> daemon_gone(const std::string& path) {
               path);
 }
 
+std::unexpected<Error> no_pool(const std::string& directory) {
+  return fail(ErrorKind::invalid_argument,
+              "{}: neither a pool nor on a mounted pool; name the pool file or its mount point",
+              directory);
+}
+
 // Where `path` is on an elastic file system; nothing when it is on another one.
 Result<std::optional<Place>> find_place(const fs::path& path, dev_t device) {
   const fs::path top = mount_of(path, device);
@@ -158,10 +164,7 @@ Result<OpenPool> open_pool(const std::string& name, Access access) {
     opened.inside_ = place->inside;
     return opened;
   }
-  if (S_ISDIR(status->st_mode))
-    return fail(ErrorKind::invalid_argument,
-                "{}: neither a pool nor on a mounted pool; name the pool file or its mount point",
-                name);
+  if (S_ISDIR(status->st_mode)) return no_pool(name);
 
   auto live = find_daemon_of_file(name, *status);
   if (!live) return std::unexpected(live.error());
@@ -187,9 +190,14 @@ Result<std::shared_ptr<blockdev::FileStore>> open_offline_store(const std::strin
                                                                 Access access) {
   const auto status = status_of(name);
   if (!status) return std::unexpected(status.error());
-  if (S_ISDIR(status->st_mode))
+  if (S_ISDIR(status->st_mode)) {
+    std::error_code ignored;
+    const auto place = find_place(fs::canonical(name, ignored), status->st_dev);
+    if (!place) return std::unexpected(place.error());
+    if (!*place) return no_pool(name);
     return fail(ErrorKind::busy, "{}: this needs the pool unmounted; unmount it and name its file",
                 name);
+  }
   const auto live = find_daemon_of_file(name, *status);
   if (!live) return std::unexpected(live.error());
   if (*live)
