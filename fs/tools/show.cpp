@@ -172,6 +172,9 @@ std::string show_check(const json& report) {
   if (const auto records = number(report, "journal_records"); records > 0)
     out += fmt::format("note: it was not closed cleanly; {} journal records make up for that\n",
                        records);
+  if (report.contains("leaked_bytes") && number(report, "leaked_bytes") > 0)
+    out += fmt::format("note: the host holds {} for blocks that are free\n",
+                       size(report, "leaked_bytes"));
   return out;
 }
 

@@ -38,6 +38,16 @@ TEST(ShowCheck, FaultsLossesAndRepairsAreSaid) {
             std::string::npos);
 }
 
+TEST(ShowCheck, WhatACrashLeftIsNoFault) {
+  json crashed = report();
+  crashed["journal_records"] = 5;
+  crashed["leaked_bytes"] = 8192;
+  EXPECT_EQ(show_check(crashed),
+            "pool /p: no faults (1 VMs, 2 disks, 3 extents, 4 KiB used)\n"
+            "note: it was not closed cleanly; 5 journal records make up for that\n"
+            "note: the host holds 8 KiB for blocks that are free\n");
+}
+
 TEST(ShowMap, CountsWhatIsMappedAndShowsHoles) {
   const json map = {{"disk", "vm1/a"},
                     {"size_bytes", 8192},
