@@ -2,8 +2,8 @@
 //
 // Recovery is the judge: whatever it accepts is consistent (free space and accounts
 // follow from the maps). Checked: both superblocks, every checkpoint page, the
-// journal to its end, every record's bounds, double maps, disks larger than their
-// size says, and space held on the host that belongs to no disk (leaks).
+// journal to its end, every record's bounds, double maps, and
+// space held on the host that belongs to no disk (leaks).
 #pragma once
 
 #include <cstdint>

@@ -2,8 +2,8 @@
 //
 // Splits requests on a disk along its extent map and passes the pieces to the
 // pool's store. Byte-granular: requests need not be aligned (a partial block is
-// read, changed and written back). Reads beyond the disk's size complete with
-// EINVAL unless the channel's user clips them; writes beyond it extend the disk.
+// read, changed and written back). Reads beyond the disk's size give
+// zeros (a file system clips them before); writes beyond it extend the disk.
 //
 // Guarantees: a first write allocates and becomes visible only when its data is
 // on the store; a mapped block is rewritten in place and cannot fail for lack of
