@@ -41,7 +41,7 @@ for opener in "mount" "info" "check"; do
   refused "$opener, empty file" 1 "$work/empty.* is not a pool" "${open[@]}" "$work/empty" "${args[@]}"
   refused "$opener, random file" 1 "$work/random.* is not a pool" "${open[@]}" "$work/random" "${args[@]}"
   refused "$opener, zeros" 1 "$work/zeros.* is not a pool" "${open[@]}" "$work/zeros" "${args[@]}"
-  refused "$opener, a directory" 1 "$work.*(directory|neither a pool)" "${open[@]}" "$work" "${args[@]}"
+  refused "$opener, a directory" 1 "$work.*(directory|neither a )" "${open[@]}" "$work" "${args[@]}"
   refused "$opener, a piece of a pool" 1 "$work/short.* is not a pool" "${open[@]}" "$work/short" "${args[@]}"
   refused "$opener, cut short" 1 "$work/truncated.* cut short" \
     "${open[@]}" "$work/truncated" "${args[@]}"

@@ -15,11 +15,11 @@ mount_pool
 
 fill_and_free() {  # A takes every free block and gives it back, by rm or by punching
   local status=0
-  make_disk vmA/disk.img 100G
+  make_disk vmA/disk.img "$((mib * 2))M"
   "$stamp" write "$disk" --tag A --direct >/dev/null || status=$?
   [[ $status -eq 3 ]] || fail "A could not fill the pool (status $status)"
   if [[ $1 == punch ]]; then
-    fallocate --punch-hole --offset 0 --length 100G "$disk"
+    fallocate --punch-hole --offset 0 --length "$((mib * 2))M" "$disk"
   else
     rm "$disk"
   fi
@@ -65,7 +65,7 @@ for round in 1 2 3 4 5; do
   mount_pool
   if [[ -e $disk ]]; then
     judge "$disk"
-    [[ ! -e $mount/vmA/disk.img ]] || judge_own=$("$stamp" scan "$mount/vmA/disk.img" --forbid B)
+    [[ ! -e $mount/vmA/disk.img ]] || "$stamp" scan "$mount/vmA/disk.img" --forbid B
   fi
   "$stamp" write "$disk" --tag B --piece 512 --step 57K --seed $((seed + round)) >/dev/null
   judge "$disk"
