@@ -47,7 +47,7 @@ inline constexpr double entry_timeout = 60, attribute_timeout = 1;  // seconds
 
 // Disks are no programs: set-user-id and set-group-id bits are dropped, so that the
 // kernel need not ask before each write whether to clear them.
-inline constexpr mode_t mode_mask = 01777;
+inline constexpr mode_t disk_mode_mask = 01777;
 
 // Ends an asynchronous operation: makes its reply the exchange's.
 inline fuse_req_t answering(Exchange& exchange) {

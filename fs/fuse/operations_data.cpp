@@ -38,27 +38,46 @@ Exchange& begin(fuse_req_t request) {
 // Back to answering at once, where nothing was submitted.
 void answer(Exchange& exchange, int error) { fuse_reply_err(answering(exchange), error); }
 
-void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
-          fuse_file_info* file) {
-  auto attributes = pool_of(request).attributes(node);
-  std::uint64_t disk_size = attributes ? attributes->size : 0;
-  auto at = static_cast<std::uint64_t>(offset);
-  Exchange& exchange = begin(request);
-  std::uint64_t length = at < disk_size ? std::min<std::uint64_t>(size, disk_size - at) : 0;
+// argument: the bytes asked for. Answers with what is there, less behind the end.
+void read_present(Exchange& exchange) {
+  fuse_req_t request = exchange.request;
+  auto attributes = pool_of(request).attributes(exchange.disk->id);
+  std::uint64_t disk_size = attributes ? attributes->size : 0, at = exchange.offset;
+  std::uint64_t length = at < disk_size ? std::min(exchange.argument, disk_size - at) : 0;
   if (length == 0) return void(fuse_reply_buf(answering(exchange), nullptr, 0));
   exchange.op = IoOp::read;
-  exchange.offset = at;
   exchange.length = length;
   exchange.data = {exchange.payload, length};
   exchange.buffers = &exchange.data;
   exchange.buffer_count = 1;
-  submit(exchange, *open_disk(file)->disk, [](Exchange& self, int error) {
+  submit(exchange, *exchange.disk->disk, [](Exchange& self, int error) {
     fuse_req_t waiting = answering(self);
     if (error != 0)
       fuse_reply_err(waiting, error);
     else
       fuse_reply_buf(waiting, reinterpret_cast<const char*>(self.payload), self.length);
   });
+}
+
+void read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+          fuse_file_info* file) {
+  Exchange& exchange = begin(request);
+  exchange.disk = open_disk(file);
+  exchange.offset = static_cast<std::uint64_t>(offset);
+  exchange.argument = size;
+  // A direct read is not clipped by the kernel, which may hold back a cached write
+  // that has moved the end: that goes to the pool first.
+  Session& session = session_of(request);
+  bool direct = (file->flags & O_DIRECT) != 0;
+  if (direct && session.cached_writers().contains(node)) {
+    auto attributes = pool_of(request).attributes(node);
+    if (attributes && exchange.offset + size > attributes->size) {
+      return session.cached_writers().write_back(node, [&exchange](bool) {
+        exchange.worker->loop().post([&exchange] { read_present(exchange); });
+      });
+    }
+  }
+  read_present(exchange);
 }
 
 void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, off_t offset,
@@ -81,10 +100,10 @@ void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, o
 
 // --- attributes: only a change of size takes time ---
 
-pool::AttributeChanges changes_of(const struct stat& s, int which) {
+pool::AttributeChanges changes_of(const struct stat& s, int which, bool is_disk) {
   auto ns = [](const timespec& t) { return t.tv_sec * std::int64_t{1'000'000'000} + t.tv_nsec; };
   pool::AttributeChanges changes;
-  if ((which & FUSE_SET_ATTR_MODE) != 0) changes.mode = s.st_mode & mode_mask;
+  if ((which & FUSE_SET_ATTR_MODE) != 0) changes.mode = s.st_mode & (is_disk ? disk_mode_mask : 07777);
   if ((which & FUSE_SET_ATTR_UID) != 0) changes.uid = s.st_uid;
   if ((which & FUSE_SET_ATTR_GID) != 0) changes.gid = s.st_gid;
   timespec now{};

@@ -81,7 +81,7 @@ void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode,
   const fuse_ctx* caller = fuse_req_ctx(request);
   if (!S_ISREG(mode)) return void(fuse_reply_err(request, EPERM));
   reply_entry(request,
-              pool_of(request).make_disk(parent, name, mode & mode_mask, caller->uid, caller->gid));
+              pool_of(request).make_disk(parent, name, mode & disk_mode_mask, caller->uid, caller->gid));
 }
 
 void refuse_link(fuse_req_t request, fuse_ino_t, fuse_ino_t, const char*) {
@@ -127,7 +127,7 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
             fuse_file_info* file) {
   const fuse_ctx* caller = fuse_req_ctx(request);
   pool::Pool& pool = pool_of(request);
-  auto made = pool.make_disk(parent, name, mode & mode_mask, caller->uid, caller->gid);
+  auto made = pool.make_disk(parent, name, mode & disk_mode_mask, caller->uid, caller->gid);
   if (!made) return reply_error(request, made.error());
   auto disk = pool.hold(made->id);
   if (!disk) return reply_error(request, disk.error());
