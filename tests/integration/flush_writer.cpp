@@ -59,6 +59,16 @@ Stamp stamp_for(const std::string& name, std::uint64_t sector, std::uint64_t seq
   return {mark_of(name), sector, sequence};
 }
 
+// A daemon that dies within a large write leaves a short one: its rest tells why.
+bool write_whole(int file, const unsigned char* data, std::size_t length, off_t offset) {
+  for (std::size_t done = 0; done < length;) {
+    const ssize_t put = pwrite(file, data + done, length - done, offset + static_cast<off_t>(done));
+    if (put < 0) return false;
+    done += static_cast<std::size_t>(put);
+  }
+  return true;
+}
+
 void write_disk(const Settings& settings, std::uint64_t index, timespec end) {
   const std::string name = disk_name(index), path = settings.directory + "/" + name;
   ExpectedContent content(settings.size / sector_size);
@@ -89,7 +99,7 @@ void write_disk(const Settings& settings, std::uint64_t index, timespec end) {
       for (std::uint64_t i = 0; i < op.sectors; i++)
         write_stamp(buffer.get() + i * sector_size, stamp_for(name, op.first_sector + i, sequence));
       const int file = random.chance(2) ? cached.get() : direct.get();
-      done = pwrite(file, buffer.get(), length, offset) == static_cast<ssize_t>(length);
+      done = write_whole(file, buffer.get(), length, offset);
     }
     if (!go_on(done, "write")) return;
     if (!random.chance(6)) continue;
@@ -125,8 +135,7 @@ void change_names(const Settings& settings, timespec end) {
     for (std::uint64_t i = 0; i < sectors; i++)
       write_stamp(buffer.get() + i * sector_size, stamp_for(name, i, 1));
     const auto length = static_cast<ssize_t>(sectors * sector_size);
-    if (!go_on(pwrite(file.get(), buffer.get(), static_cast<std::size_t>(length), 0) == length,
-               "write"))
+    if (!go_on(write_whole(file.get(), buffer.get(), static_cast<std::size_t>(length), 0), "write"))
       return;
     if (!go_on(fsync(file.get()) == 0, "fsync")) return;
     log.line("C " + std::to_string(number) + ' ' + std::to_string(length));
