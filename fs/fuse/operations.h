@@ -45,7 +45,7 @@ struct stat stat_of(const pool::Attributes& attributes);
 // this second, each buffered write would ask for size and mode first.
 inline constexpr double entry_timeout = 60, attribute_timeout = 1;  // seconds
 
-// Disks are no programs: set-user-id and set-group-id bits are dropped, so that the
+// Disks are no programs: their set-user-id and set-group-id bits are dropped, so that the
 // kernel need not ask before each write whether to clear them.
 inline constexpr mode_t disk_mode_mask = 01777;
 

@@ -139,8 +139,10 @@ void truncated(Exchange& exchange, int error) {
 void setattr(fuse_req_t request, fuse_ino_t node, struct stat* attr, int which, fuse_file_info*) {
   pool::Pool& pool = pool_of(request);
   int others = which & ~FUSE_SET_ATTR_SIZE;
-  auto attributes = others != 0 || which == 0 ? pool.set_attributes(node, changes_of(*attr, others))
-                                              : pool.attributes(node);
+  auto attributes = pool.attributes(node);
+  bool is_disk = attributes && attributes->kind == pool::NodeKind::disk;
+  if (attributes && (others != 0 || which == 0))
+    attributes = pool.set_attributes(node, changes_of(*attr, others, is_disk));
   if (!attributes || (which & FUSE_SET_ATTR_SIZE) == 0)
     return reply_attributes(request, attributes);
   if (session_of(request).options().read_only) return void(fuse_reply_err(request, EROFS));
