@@ -14,6 +14,7 @@ PoolImpl::PoolImpl(std::shared_ptr<blockdev::BlockStore> the_store, const PoolOp
       options(the_options),
       state(std::move(recovered.state)),
       channel_(std::move(channel)),
+      uuid_(recovered.superblock.uuid),
       superblock_(recovered.superblock),
       recovered_records_(recovered.journal_records) {
   state->set_reuse_before_commit(options.sabotage.reuse_before_commit);

@@ -68,7 +68,7 @@ class PoolImpl {
   std::unique_ptr<PoolState> state;  // guarded by mutex
   bool unflushed_data = false;       // guarded by mutex: writes completed since the last flush
 
-  Uuid uuid() const { return superblock_.uuid; }
+  const Uuid& uuid() const { return uuid_; }
   std::uint64_t commits() const { return commits_; }
   std::uint64_t checkpoints() const { return checkpoints_; }
   std::uint64_t journal_bytes() const { return journal_bytes_; }
@@ -91,7 +91,8 @@ class PoolImpl {
 
   std::mutex commit_mutex_;
   std::unique_ptr<blockdev::SyncChannel> channel_;  // guarded by commit_mutex_
-  Superblock superblock_;                           // guarded by commit_mutex_; uuid constant
+  const Uuid uuid_;                                 // read without a lock
+  Superblock superblock_;                           // guarded by commit_mutex_
   std::uint64_t journal_used_ = 0;                  // guarded by commit_mutex_
   std::uint64_t next_batch_ = 0;                    // guarded by commit_mutex_
 
