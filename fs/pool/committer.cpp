@@ -18,23 +18,12 @@ namespace tidepool::pool {
 namespace {
 
 constexpr std::uint64_t punch_bytes = 256 * 1024 * 1024;  // at most, in one call
+constexpr std::uint64_t joined_gap_bytes = 1024 * 1024;   // free space punched again
 
 std::uint64_t salt_of(const Superblock& s) {
   std::uint64_t salt = 0;
   std::memcpy(&salt, s.uuid.data(), sizeof salt);
   return salt;
-}
-
-void merge(std::vector<Run>& runs) {
-  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.start < b.start; });
-  std::size_t kept = 0;
-  for (const Run& run : runs) {
-    if (kept > 0 && runs[kept - 1].start + runs[kept - 1].count == run.start)
-      runs[kept - 1].count += run.count;
-    else
-      runs[kept++] = run;
-  }
-  runs.resize(kept);
 }
 
 }  // namespace
@@ -225,7 +214,11 @@ Result<> PoolImpl::release(bool& progress) {
   if (in_flight_[before].load() != 0) return {};
   draining_hint_.store(false);
   std::vector<Run> runs = std::exchange(draining_, {});
-  merge(runs);
+  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) { return a.start < b.start; });
+  {
+    std::scoped_lock lock(mutex);
+    state->join_across_free_gaps(runs, joined_gap_bytes / block_size);
+  }
   serial.unlock();
 
   for (Run rest : runs) {

@@ -134,6 +134,9 @@ class PoolState : public RecordSink {
   std::vector<Run> take_freed() { return std::exchange(freed_, {}); }
   bool log_is_empty() const { return log_.empty() && dirty_.empty() && freed_.empty(); }
   void give_released(const Run& run);  // punched: free again
+  // Joins runs that are about to be punched across free gaps of at most `most` blocks,
+  // which are taken meanwhile: one punch instead of thousands.
+  void join_across_free_gaps(std::vector<Run>& runs, std::uint64_t most);
   // Takes free blocks out of circulation as if they had just been freed (a crash
   // may have left data in them); they come back through give_released().
   void quarantine(const Run& run);

@@ -94,6 +94,24 @@ void PoolState::give_released(const Run& run) {
   allocator_.give(run.start, run.count);
 }
 
+void PoolState::join_across_free_gaps(std::vector<Run>& runs, std::uint64_t most) {
+  std::size_t kept = 0;
+  for (const Run& run : runs) {
+    if (kept > 0) {
+      Run& last = runs[kept - 1];
+      std::uint64_t end = last.start + last.count, gap = run.start - end;
+      bool joined = gap == 0 || (gap <= most && allocator_.mark_used(end, gap));
+      if (joined) {
+        releasing_blocks_ += gap;
+        last.count += gap + run.count;
+        continue;
+      }
+    }
+    runs[kept++] = run;
+  }
+  runs.resize(kept);
+}
+
 void PoolState::quarantine(const Run& run) {
   std::uint64_t taken = allocator_.take(run.start, run.count);
   assert(taken == run.count);
