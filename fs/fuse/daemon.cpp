@@ -85,7 +85,7 @@ void lift_cache_limits(const std::string& mountpoint) {
   if (::stat(mountpoint.c_str(), &s) < 0) return;
   std::string bdi = fmt::format("/sys/class/bdi/{}:{}/", ::major(s.st_dev), ::minor(s.st_dev));
   for (auto [name, value] :
-       {std::pair{"strict_limit", "0"}, {"max_ratio", "100"}, {"read_ahead_kb", "4096"}}) {
+       {std::pair{"max_ratio", "5"}, {"strict_limit", "1"}, {"read_ahead_kb", "4096"}}) {
     std::ofstream out(bdi + name);
     out << value << std::flush;
     if (!out) log().debug("cannot set {}{}", bdi, name);

@@ -28,8 +28,10 @@ void notify_service_manager(const std::string& state);
 // free: its allocations do no file system I/O, its pages stay, it is killed last.
 void prepare_for_low_memory();
 
-// The kernel limits the page cache of a FUSE file system to a hundredth of memory;
-// ours goes to a disk like any other's. Needs root; silent without.
+// The kernel lets a FUSE file system have a hundredth of the dirty pages. Ours gets a
+// twentieth, and writing back begins at half of that, beside the writer: with all of
+// them it would begin only when memory is full or at fsync (transport.md). Needs root;
+// silent without.
 void lift_cache_limits(const std::string& mountpoint);
 
 }  // namespace tidepool::elasticfs
