@@ -111,14 +111,25 @@ int run(int argc, char** argv) {
   CLI::App app{"Mounts an elastic pool: a directory per VM, a thin file per disk.", "elasticfs"};
   app.footer(option_help);
   app.set_version_flag("-V,--version", "elasticfs 0.1.0");
-  app.add_option("POOL", options.pool, "the pool: a file or block device")->required();
-  app.add_option("MOUNTPOINT", options.mountpoint, "an existing directory")->required();
+  app.add_option("POOL", options.pool, "the pool: a file or block device");
+  app.add_option("MOUNTPOINT", options.mountpoint, "an existing directory");
   app.add_option("-o", option_texts, "mount options, separated by commas")->allow_extra_args(false);
   app.add_flag("-f,--foreground", options.foreground, "stay in the foreground");
+  app.allow_extras();  // so that what is not understood can be named
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (auto unknown = app.remaining(); !unknown.empty()) {
+    std::fprintf(stderr, "elasticfs: '%s' is not understood; see elasticfs --help\n",
+                 unknown.front().c_str());
+    return 2;
+  }
+  if (options.mountpoint.empty()) {
+    std::fprintf(stderr, "elasticfs: %s is required; see elasticfs --help\n",
+                 options.pool.empty() ? "POOL" : "MOUNTPOINT");
+    return 2;
   }
   for (const std::string& text : option_texts) {
     if (auto r = parse_mount_options(text, options); !r) {

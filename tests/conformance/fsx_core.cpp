@@ -31,6 +31,7 @@ void Fsx::run() {
         expect(target_.truncate(1), "truncate");
       }
       oracle_[size_ / 2] ^= 0x40;
+      check_whole();
     }
     step();
     if (operation_ % whole_check_every == 0) check_whole();
