@@ -151,8 +151,8 @@ Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::st
                                    std::uint64_t store_bytes, std::vector<std::string>& findings) {
   if (store_bytes < 2 * Superblock::slot_stride)
     return fail(ErrorKind::invalid_argument,
-                "'{}' is not a pool: it has {} bytes; make one with 'elasticctl create'", name,
-                store_bytes);
+                "'{}' is not a pool: it has {}; make one with 'elasticctl create'", name,
+                format_size(store_bytes));
   blockdev::AlignedBuffer slots(2 * Superblock::slot_stride);
   if (auto read = channel.read(0, slots.span()); !read) return std::unexpected(read.error());
   Superblock s[2];
@@ -179,9 +179,8 @@ Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::st
   const Superblock& chosen =
       valid[0] && (!valid[1] || s[0].generation >= s[1].generation) ? s[0] : s[1];
   if (chosen.pool_bytes > store_bytes)
-    return fail(ErrorKind::corrupt,
-                "pool '{}' is cut short: it was made for {} bytes, {} are there", name,
-                chosen.pool_bytes, store_bytes);
+    return fail(ErrorKind::corrupt, "pool '{}' is cut short: it was made for {}, {} are there",
+                name, format_size_exactly(chosen.pool_bytes), format_size_exactly(store_bytes));
   return chosen;
 }
 
