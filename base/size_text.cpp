@@ -89,4 +89,13 @@ std::string format_size(std::uint64_t bytes) {
   return fmt::format("{}.{} {}iB", tenths / 10, tenths % 10, units[unit]);
 }
 
+std::string format_size_exactly(std::uint64_t bytes) {
+  std::size_t unit = 0;  // one behind that of `units`
+  while (bytes != 0 && bytes % 1024 == 0 && unit < units.size()) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{} {}iB", bytes, units[unit - 1]);
+}
+
 }  // namespace tidepool

@@ -19,4 +19,7 @@ Result<std::uint64_t> parse_size(std::string_view text);
 // At most one decimal: "512 B", "1 KiB", "1.5 GiB".
 std::string format_size(std::uint64_t bytes);
 
+// Nothing rounded, for sizes that are compared or typed again: "40 GiB", "41203 MiB".
+std::string format_size_exactly(std::uint64_t bytes);
+
 }  // namespace tidepool

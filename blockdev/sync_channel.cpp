@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/size_text.h"
 
 namespace tidepool::blockdev {
 
@@ -94,7 +95,7 @@ AlignedBuffer::AlignedBuffer(std::size_t size) : size_(size) {
   const std::size_t rounded = round_up(size == 0 ? page : size, page);
   void* const memory = std::aligned_alloc(page, rounded);
   if (memory == nullptr) {
-    log().critical("out of memory: no buffer of {} bytes", size);
+    log().critical("out of memory: no buffer of {}", format_size(size));
     std::abort();
   }
   std::memset(memory, 0, rounded);

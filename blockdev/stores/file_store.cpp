@@ -14,6 +14,7 @@
 #include <mutex>
 
 #include "base/checked.h"
+#include "base/size_text.h"
 #include "blockdev/stores/file_channel.h"
 #include "blockdev/sync_channel.h"
 
@@ -142,7 +143,8 @@ class OpenFileStore final : public FileStore {
         result = ::ftruncate(target.fd.get(), static_cast<off_t>(size));
       } while (result != 0 && errno == EINTR);
       if (result != 0) {
-        return fail_errno(errno, fmt::format("cannot resize '{}' to {} bytes", target.name, size));
+        return fail_errno(
+            errno, fmt::format("cannot resize '{}' to {}", target.name, format_size_exactly(size)));
       }
     }
     const auto now = size_of(target);

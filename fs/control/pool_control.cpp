@@ -108,13 +108,13 @@ Result<std::uint64_t> LocalControl::resize_store(std::uint64_t size) {
   if (size != 0 && size < pool_size)
     return fail(ErrorKind::invalid_argument,
                 "pool {} has {} and cannot shrink to {}; name a larger size", store_.name(),
-                format_size(pool_size), format_size(size));
+                format_size_exactly(pool_size), format_size_exactly(size));
   if (device || size > store_.geometry().size)
     if (auto resized = store_.set_size(size); !resized) return std::unexpected(resized.error());
   const std::uint64_t store_size = store_.geometry().size;
   if (size > store_size)
     return fail(ErrorKind::no_space, "device {} has only {}; enlarge it first", store_.name(),
-                format_size(store_size));
+                format_size_exactly(store_size));
   return size == 0 ? store_size : size;
 }
 

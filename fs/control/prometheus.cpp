@@ -9,42 +9,38 @@ using nlohmann::json;
 
 struct Metric {
   const char* member;  // in stat's JSON
-  const char* name;
-  const char* type;
+  const char* name;    // "..._total": a counter, else a gauge
   const char* help;
 };
 
 // Names are a promise to dashboards: add, do not rename.
 constexpr Metric pool_metrics[] = {
-    {"pool_bytes", "elasticfs_pool_bytes", "gauge", "Size of the pool file or device."},
-    {"metadata_bytes", "elasticfs_metadata_bytes", "gauge", "Space of the pool's own records."},
-    {"data_bytes", "elasticfs_data_bytes", "gauge", "Space for the data of disks."},
-    {"used_bytes", "elasticfs_used_bytes", "gauge", "Data space that disks hold."},
-    {"available_bytes", "elasticfs_available_bytes", "gauge",
+    {"pool_bytes", "elasticfs_pool_bytes", "Size of the pool file or device."},
+    {"metadata_bytes", "elasticfs_metadata_bytes", "Space of the pool's own records."},
+    {"data_bytes", "elasticfs_data_bytes", "Space for the data of disks."},
+    {"used_bytes", "elasticfs_used_bytes", "Data space that disks hold."},
+    {"available_bytes", "elasticfs_available_bytes",
      "Data space that new blocks without a reservation can still get."},
-    {"releasing_bytes", "elasticfs_releasing_bytes", "gauge",
-     "Freed data space that is not reusable yet."},
-    {"reserved_bytes", "elasticfs_reserved_bytes", "gauge", "Reservations not yet used."},
-    {"disk_bytes", "elasticfs_disk_bytes", "gauge", "Sum of the sizes of all disks."},
-    {"host_bytes", "elasticfs_host_bytes", "gauge", "Space the pool occupies on its host."},
-    {"vm_count", "elasticfs_vms", "gauge", "Number of VM directories."},
-    {"disk_count", "elasticfs_disks", "gauge", "Number of disks."},
-    {"extent_count", "elasticfs_extents", "gauge", "Number of mapped extents."},
-    {"map_memory_bytes", "elasticfs_map_memory_bytes", "gauge", "Memory of the extent maps."},
-    {"commits", "elasticfs_commits_total", "counter", "Commits since the pool was opened."},
-    {"checkpoints", "elasticfs_checkpoints_total", "counter",
-     "Checkpoints since the pool was opened."},
-    {"journal_bytes", "elasticfs_journal_bytes_total", "counter",
+    {"releasing_bytes", "elasticfs_releasing_bytes", "Freed data space that is not reusable yet."},
+    {"reserved_bytes", "elasticfs_reserved_bytes", "Reservations not yet used."},
+    {"disk_bytes", "elasticfs_disk_bytes", "Sum of the sizes of all disks."},
+    {"host_bytes", "elasticfs_host_bytes", "Space the pool occupies on its host."},
+    {"vm_count", "elasticfs_vms", "Number of VM directories."},
+    {"disk_count", "elasticfs_disks", "Number of disks."},
+    {"extent_count", "elasticfs_extents", "Number of mapped extents."},
+    {"map_memory_bytes", "elasticfs_map_memory_bytes", "Memory of the extent maps."},
+    {"commits", "elasticfs_commits_total", "Commits since the pool was opened."},
+    {"checkpoints", "elasticfs_checkpoints_total", "Checkpoints since the pool was opened."},
+    {"journal_bytes", "elasticfs_journal_bytes_total",
      "Bytes written to the journal since the pool was opened."},
 };
 
 constexpr Metric vm_metrics[] = {
-    {"used_bytes", "elasticfs_vm_used_bytes", "gauge", "Data space that the VM's disks hold."},
-    {"available_bytes", "elasticfs_vm_available_bytes", "gauge",
-     "Data space that the VM can still get."},
-    {"quota_bytes", "elasticfs_vm_quota_bytes", "gauge", "The VM's quota; 0 is no limit."},
-    {"reserve_bytes", "elasticfs_vm_reserve_bytes", "gauge", "The VM's reservation."},
-    {"disk_count", "elasticfs_vm_disks", "gauge", "Number of the VM's disks."},
+    {"used_bytes", "elasticfs_vm_used_bytes", "Data space that the VM's disks hold."},
+    {"available_bytes", "elasticfs_vm_available_bytes", "Data space that the VM can still get."},
+    {"quota_bytes", "elasticfs_vm_quota_bytes", "The VM's quota; 0 is no limit."},
+    {"reserve_bytes", "elasticfs_vm_reserve_bytes", "The VM's reservation."},
+    {"disk_count", "elasticfs_vm_disks", "Number of the VM's disks."},
 };
 
 std::string escape_label(const std::string& value) {
@@ -61,7 +57,7 @@ std::string escape_label(const std::string& value) {
 
 void add_head(std::string& out, const Metric& metric) {
   out += fmt::format("# HELP {} {}\n# TYPE {} {}\n", metric.name, metric.help, metric.name,
-                     metric.type);
+                     std::string_view(metric.name).ends_with("_total") ? "counter" : "gauge");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "base/log.h"
+#include "base/size_text.h"
 #include "fs/fuse/transport.h"
 
 namespace tidepool::elasticfs {
@@ -14,7 +15,7 @@ ExchangeMemory::ExchangeMemory(unsigned count) : size_(count * (header_page + pa
   void* const memory = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
-    log().critical("no {} bytes of address space for requests: errno {}", size_, errno);
+    log().critical("no {} of address space for requests: errno {}", format_size(size_), errno);
     std::abort();
   }
   base_ = static_cast<std::byte*>(memory);

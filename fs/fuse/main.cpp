@@ -8,15 +8,14 @@
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <thread>
 
 #include "base/log.h"
 #include "blockdev/stores/file_store.h"
 #include "fs/control/control_service.h"
+#include "fs/control/live_pool.h"
 #include "fs/fuse/daemon.h"
 #include "fs/fuse/session.h"
 
@@ -50,19 +49,6 @@ Result<> check_mountpoint(const MountOptions& options) {
   return {};
 }
 
-// umount(8) returns while the daemon before us still closes the pool: it is waited
-// for, another one is refused.
-Result<std::shared_ptr<blockdev::FileStore>> open_store(const MountOptions& options) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-  for (;;) {
-    auto store = blockdev::FileStore::open(options.pool, {.read_only = options.read_only});
-    if (store || store.error().kind != ErrorKind::busy ||
-        std::chrono::steady_clock::now() >= deadline)
-      return store;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
-}
-
 // Waits for the unmount or a signal that asks for the end.
 void wait_for_end(const sigset_t& signals, int disconnected) {
   UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC));
@@ -73,7 +59,7 @@ void wait_for_end(const sigset_t& signals, int disconnected) {
 
 Result<> serve(const MountOptions& options, Background& background) {
   if (auto r = check_mountpoint(options); !r) return r;
-  auto store = open_store(options);
+  auto store = control::open_when_free(options.pool, {.read_only = options.read_only});
   if (!store) return std::unexpected(store.error());
   pool::PoolOptions pool_options;
   pool_options.read_only = options.read_only;

@@ -7,10 +7,10 @@
 
 namespace tidepool::pool {
 
-Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair) {
+Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair, const Sabotage& sabotage) {
   auto channel = blockdev::SyncChannel::open(store);
   if (!channel) return std::unexpected(channel.error());
-  auto recovered = recover(**channel, store.name(), store.geometry().size, true);
+  auto recovered = recover(**channel, store.name(), store.geometry().size, true, sabotage);
   if (!recovered) return std::unexpected(recovered.error());
 
   CheckReport report;

@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "blockdev/block_store.h"
+#include "fs/pool/pool.h"
 
 namespace tidepool::pool {
 
@@ -28,6 +29,9 @@ struct CheckReport {
 // The store is exclusively the caller's. An error only when the pool cannot be read
 // at all (no superblock left); everything else is in the report. With repair, the
 // state as far as it could be read is written back and the report says what it lost.
-Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair);
+// What cannot be proven to belong to a disk is lost: a disk may read zeros after a
+// repair, but never what another one wrote.
+Result<CheckReport> check_pool(blockdev::BlockStore& store, bool repair,
+                               const Sabotage& sabotage = {});
 
 }  // namespace tidepool::pool

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "base/size_text.h"
 #include "fs/pool/checkpoint_format.h"
 #include "fs/pool/journal_format.h"
 #include "fs/pool/pool_impl.h"
@@ -24,6 +25,15 @@ std::uint64_t salt_of(const Superblock& s) {
   std::uint64_t salt = 0;
   std::memcpy(&salt, s.uuid.data(), sizeof salt);
   return salt;
+}
+
+// The least size that has room for the checkpoint areas which go with it.
+std::uint64_t least_grown_bytes(const Superblock& s) {
+  for (std::uint64_t bytes = s.pool_bytes + s.chunk_bytes, taken;; bytes = taken) {
+    taken = s.pool_bytes + 2 * checkpoint_area_bytes(bytes, s.node_limit);
+    taken = (taken + s.chunk_bytes - 1) / s.chunk_bytes * s.chunk_bytes;
+    if (taken <= bytes) return bytes;
+  }
 }
 
 }  // namespace
@@ -286,16 +296,14 @@ Result<> PoolImpl::grow(std::uint64_t size) {
   std::scoped_lock serial(commit_mutex_);
   if (auto r = commit_locked(); !r) return r;
   std::uint64_t bytes = size / superblock_.chunk_bytes * superblock_.chunk_bytes;
-  if (bytes <= superblock_.pool_bytes)
-    return fail(ErrorKind::invalid_argument,
-                "pool '{}' has {} bytes already and does not shrink to {}", store->name(),
-                superblock_.pool_bytes, size);
   // Larger checkpoint areas go to the beginning of the new space; the old ones become data.
-  std::uint64_t area = checkpoint_area_bytes(bytes, superblock_.node_limit);
-  if (superblock_.pool_bytes + 2 * area > bytes)
+  if (std::uint64_t least = least_grown_bytes(superblock_); bytes < least)
     return fail(ErrorKind::invalid_argument,
-                "pool '{}' must grow by more: {} bytes are taken by its map", store->name(),
-                2 * area);
+                "pool '{}' has {} and cannot grow to {}: {} is the least, as its map moves to the "
+                "new space",
+                store->name(), format_size_exactly(superblock_.pool_bytes),
+                format_size_exactly(size), format_size_exactly(least));
+  std::uint64_t area = checkpoint_area_bytes(bytes, superblock_.node_limit);
   const Area old[2] = {superblock_.checkpoints[0], superblock_.checkpoints[1]};
   superblock_.checkpoints[0] = {superblock_.pool_bytes, area};
   superblock_.checkpoints[1] = {superblock_.pool_bytes + area, area};

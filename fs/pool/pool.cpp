@@ -1,6 +1,7 @@
 #include "fs/pool/pool.h"
 
 #include "base/log.h"
+#include "base/size_text.h"
 #include "fs/pool/checkpoint_format.h"
 #include "fs/pool/pool_impl.h"
 
@@ -70,8 +71,9 @@ Result<> Pool::create(blockdev::BlockStore& store, const CreateOptions& options,
   auto superblock = lay_out(options.size != 0 ? options.size : store_bytes, options.chunk_bytes);
   if (!superblock) return std::unexpected(superblock.error());
   if (superblock->pool_bytes > store_bytes)
-    return fail(ErrorKind::invalid_argument, "'{}' has {} bytes, too few for a pool of {}",
-                store.name(), store_bytes, superblock->pool_bytes);
+    return fail(ErrorKind::invalid_argument, "'{}' has {}, too little for a pool of {}",
+                store.name(), format_size_exactly(store_bytes),
+                format_size_exactly(superblock->pool_bytes));
   auto channel = blockdev::SyncChannel::open(store);
   if (!channel) return std::unexpected(channel.error());
   if (!force) {
@@ -218,8 +220,9 @@ void Pool::release(Disk* disk) {
 Result<> Pool::set_size(Disk& disk, std::uint64_t size) {
   TIDEPOOL_REFUSE_READ_ONLY;
   if (size > PackedExtent::block_limit * block_size)
-    return std::unexpected(Error{ErrorKind::invalid_argument, EFBIG,
-                                 fmt::format("a disk of {} bytes is too large", size)});
+    return std::unexpected(
+        Error{ErrorKind::invalid_argument, EFBIG,
+              fmt::format("a disk of {} is too large", format_size_exactly(size))});
   std::scoped_lock lock(impl_->mutex);
   impl_->state->set_size(disk, size);
   return {};
@@ -295,8 +298,8 @@ Result<> Pool::release_freed() { return impl_->release_all(); }
 Result<> Pool::grow(std::uint64_t size) {
   TIDEPOOL_REFUSE_READ_ONLY;
   if (std::uint64_t store_bytes = impl_->store->geometry().size; store_bytes < size)
-    return fail(ErrorKind::invalid_argument, "'{}' has {} bytes, too few to grow the pool to {}",
-                impl_->store->name(), store_bytes, size);
+    return fail(ErrorKind::invalid_argument, "'{}' has {}, too little to grow the pool to {}",
+                impl_->store->name(), format_size_exactly(store_bytes), format_size_exactly(size));
   return impl_->grow(size);
 }
 

@@ -106,10 +106,11 @@ struct CreateOptions {
 // Test-only switches that take one protection away, so that the test that
 // watches over it can be shown to go red.
 struct Sabotage {
-  bool skip_data_barrier = false;     // journal records may become stable before the data
-  bool skip_journal_barrier = false;  // flush returns before the journal is stable
-  bool reuse_before_commit = false;   // freed blocks are handed out at once
-  bool expose_old_content = false;    // first partial write does not zero the rest of the block
+  bool skip_data_barrier = false;       // journal records may become stable before the data
+  bool skip_journal_barrier = false;    // flush returns before the journal is stable
+  bool reuse_before_commit = false;     // freed blocks are handed out at once
+  bool expose_old_content = false;      // first partial write does not zero the rest of the block
+  bool keep_doubtful_mappings = false;  // a repair believes mappings older than a damaged journal
 };
 
 struct PoolOptions {

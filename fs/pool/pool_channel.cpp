@@ -291,8 +291,9 @@ void PoolChannelImpl::retry(PoolOp& op) {
   bool progress = true;
   auto r = pool_.commit();
   while (r && progress) r = pool_.release(progress);
-  if (!r) op.error = EIO;
-  return r ? change(op) : write_done(op);
+  if (r) return op.resume(op);  // by the loop: requests that hold the space back may end first
+  op.error = EIO;
+  write_done(op);
 }
 
 void PoolChannelImpl::write(PoolOp& op) {

@@ -143,10 +143,15 @@ class PoolState : public RecordSink {
   // The whole state as records, in pieces of at most `piece_bytes`.
   void snapshot(std::size_t piece_bytes,
                 const std::function<void(std::span<const std::byte>)>& sink) const;
-  // After the last record: drops disks without a name, sums the accounts, marks the
-  // blocks used. A block mapped twice is corrupt; with `tolerant` the second mapping
-  // is dropped and described in `findings`.
-  Result<> finish_recovery(bool tolerant, std::vector<std::string>& findings);
+  // For a repair that cannot read the journal to its end, before finish_recovery():
+  // any block mapped here may have been freed in what is lost and be another disk's
+  // by now, and nothing on the store says which. Un-maps all data; what is provisioned
+  // shows nothing and stays.
+  void drop_data_mappings(std::vector<std::string>& losses);
+  // After the last record: marks the blocks used, sums the accounts. A block mapped
+  // twice is corrupt; with `tolerant` nobody keeps it, as nothing says whose it is.
+  Result<> finish_recovery(bool tolerant, std::vector<std::string>& findings,
+                           std::vector<std::string>& losses);
 
   // RecordSink: replay
   Result<> node(const NodeRecord& record) override;
@@ -168,6 +173,10 @@ class PoolState : public RecordSink {
   void destroy(NodeId id);
   void mark_dirty(Node& node);
   void touch_directory(Directory& directory);
+  // While replaying: un-maps what `pick` takes of each extent, and says whose data it was.
+  using Pick = std::function<void(const Extent&, std::vector<Extent>& picked)>;
+  void drop_mappings(const Pick& pick, std::vector<std::string>& losses);
+  void drop_double_mappings(std::vector<std::string>& findings, std::vector<std::string>& losses);
   void charge(Directory& vm, std::int64_t blocks);
   void free_run(const Run& run);
   std::optional<Run> take_for(Disk& disk, std::uint64_t block, std::uint64_t most);

@@ -2,9 +2,22 @@
 //
 // Until finish_recovery() the maps alone are kept; the accounts and the free
 // space follow from them, so they cannot disagree with them.
+#include <algorithm>
+
+#include "base/size_text.h"
 #include "fs/pool/pool_state.h"
 
 namespace tidepool::pool {
+
+namespace {
+
+std::string double_mapping(const Disk& disk, const Extent& e) {
+  return fmt::format(
+      "disk '{}/{}': blocks {}..{} are mapped to pool blocks {}..{} that are in use already",
+      disk.vm->name, disk.name, e.block, e.end() - 1, e.pool, e.pool + e.count - 1);
+}
+
+}  // namespace
 
 Result<> PoolState::node(const NodeRecord& record) {
   Directory* parent = nullptr;
@@ -62,12 +75,12 @@ Result<> PoolState::map(NodeId id, const Extent& extent) {
   auto found = find(id);
   if (!found || (*found)->kind != NodeKind::disk)
     return fail(ErrorKind::corrupt, "a mapping names disk {}, which there is not", id);
+  auto& map = static_cast<Disk&>(**found).map;
+  map.remove(extent.block, extent.end(), [](const Extent&) {});  // true whatever the new one is
   if (extent.end() > PackedExtent::block_limit || extent.pool >= allocator_.blocks() ||
       extent.count > allocator_.blocks() - extent.pool)
     return fail(ErrorKind::corrupt, "disk {}: block {} is mapped outside the pool", id,
                 extent.block);
-  auto& map = static_cast<Disk&>(**found).map;
-  map.remove(extent.block, extent.end(), [](const Extent&) {});
   map.insert(extent);
   return {};
 }
@@ -80,27 +93,88 @@ Result<> PoolState::unmap(NodeId id, std::uint64_t block, std::uint64_t count) {
   return {};
 }
 
-Result<> PoolState::finish_recovery(bool tolerant, std::vector<std::string>& findings) {
+void PoolState::drop_mappings(const Pick& pick, std::vector<std::string>& losses) {
+  for (const auto& [vm_name, vm] : root_->children) {
+    for (const auto& [name, node] : static_cast<Directory*>(vm)->children) {
+      auto& map = static_cast<Disk*>(node)->map;
+      std::vector<Extent> picked;
+      map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+        pick(e, picked);
+        return true;
+      });
+      std::uint64_t blocks = 0;
+      for (const Extent& e : picked) {
+        map.remove(e.block, e.end(), [](const Extent&) {});
+        blocks += e.count;
+      }
+      if (blocks > 0)
+        losses.push_back(fmt::format("disk '{}/{}': {}, which read as zeros", vm_name, name,
+                                     format_size(blocks * block_size)));
+    }
+  }
+}
+
+void PoolState::drop_data_mappings(std::vector<std::string>& losses) {
+  drop_mappings(
+      [](const Extent& e, std::vector<Extent>& picked) {
+        if (!e.unwritten) picked.push_back(e);
+      },
+      losses);
+}
+
+void PoolState::drop_double_mappings(std::vector<std::string>& findings,
+                                     std::vector<std::string>& losses) {
+  BlockAllocator seen = allocator_;
+  std::vector<Run> contested;
+  for (const auto& [id, node] : nodes_) {
+    if (node->kind != NodeKind::disk) continue;
+    static_cast<Disk&>(*node).map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+      if (seen.mark_used(e.pool, e.count)) return true;
+      contested.push_back({e.pool, e.count});
+      findings.push_back(double_mapping(static_cast<Disk&>(*node), e));
+      return true;
+    });
+  }
+  if (contested.empty()) return;
+  std::sort(contested.begin(), contested.end(),
+            [](const Run& a, const Run& b) { return a.start < b.start; });
+  std::vector<Run> merged;
+  for (const Run& run : contested) {
+    std::uint64_t end = merged.empty() ? 0 : merged.back().start + merged.back().count;
+    if (end < run.start || merged.empty())
+      merged.push_back(run);
+    else
+      merged.back().count = std::max(end, run.start + run.count) - merged.back().start;
+  }
+  // A contested extent goes whole; what shares blocks with it loses these.
+  drop_mappings(
+      [&](const Extent& e, std::vector<Extent>& picked) {
+        std::uint64_t end = e.pool + e.count;
+        auto run = std::partition_point(merged.begin(), merged.end(),
+                                        [&](const Run& r) { return r.start + r.count <= e.pool; });
+        for (; run != merged.end() && run->start < end; ++run) {
+          std::uint64_t from = std::max(e.pool, run->start);
+          std::uint64_t to = std::min(end, run->start + run->count);
+          picked.push_back({e.block + (from - e.pool), from, static_cast<std::uint32_t>(to - from),
+                            e.unwritten});
+        }
+      },
+      losses);
+}
+
+Result<> PoolState::finish_recovery(bool tolerant, std::vector<std::string>& findings,
+                                    std::vector<std::string>& losses) {
+  if (tolerant) drop_double_mappings(findings, losses);
   for (auto& [id, node] : nodes_) {
     if (node->kind != NodeKind::disk) continue;
     auto& disk = static_cast<Disk&>(*node);
-    std::vector<Extent> bad;
+    std::optional<Extent> twice;
     disk.map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
-      if (!allocator_.mark_used(e.pool, e.count)) bad.push_back(e);
-      return true;
-    });
-    for (const Extent& e : bad) {
-      std::string what = fmt::format(
-          "disk '{}/{}': blocks {}..{} are mapped to pool blocks {}..{} that are in use already",
-          disk.vm->name, disk.name, e.block, e.end() - 1, e.pool, e.pool + e.count - 1);
-      if (!tolerant) return fail(ErrorKind::corrupt, "{}", what);
-      findings.push_back(what);
-      disk.map.remove(e.block, e.end(), [](const Extent&) {});
-    }
-    disk.map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+      if (!allocator_.mark_used(e.pool, e.count)) twice = e;
       disk.blocks += e.count;
-      return true;
+      return !twice;
     });
+    if (twice) return fail(ErrorKind::corrupt, "{}", double_mapping(disk, *twice));
     disk.vm->used_blocks += disk.blocks;
     used_blocks_ += disk.blocks;
   }

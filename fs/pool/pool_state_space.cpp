@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "base/size_text.h"
 #include "fs/pool/pool_state.h"
 
 namespace tidepool::pool {
@@ -191,11 +192,11 @@ SpaceFigures PoolState::space(const Directory& directory) const {
 Result<> PoolState::set_settings(Directory& vm, const VmSettings& settings) {
   if (settings.quota != 0 && settings.reserve > settings.quota)
     return fail(ErrorKind::invalid_argument,
-                "VM '{}': a reserve of {} bytes is more than its quota of {} bytes", vm.name,
-                settings.reserve, settings.quota);
+                "VM '{}': a reserve of {} is more than its quota of {}", vm.name,
+                format_size_exactly(settings.reserve), format_size_exactly(settings.quota));
   if (settings.quota != 0 && settings.quota < block_size)
-    return fail(ErrorKind::invalid_argument, "VM '{}': a quota is {} bytes at least", vm.name,
-                block_size);
+    return fail(ErrorKind::invalid_argument, "VM '{}': a quota is {} at least", vm.name,
+                format_size_exactly(block_size));
   std::uint64_t others = unused_reserve_ - vm.unused_reserve();
   std::uint64_t free = data_blocks_ - std::min(used_blocks_ + others, data_blocks_);
   VmSettings before = std::exchange(vm.settings, settings);
@@ -203,9 +204,10 @@ Result<> PoolState::set_settings(Directory& vm, const VmSettings& settings) {
     std::uint64_t wanted = vm.unused_reserve();
     vm.settings = before;
     return fail(ErrorKind::no_space,
-                "VM '{}': cannot reserve {} more bytes, the pool can promise {}: grow the pool or "
-                "lower another reserve",
-                vm.name, wanted * block_size, free * block_size);
+                "VM '{}': cannot reserve {} more, the pool can promise {}: grow the pool or lower "
+                "another reserve",
+                vm.name, format_size_exactly(wanted * block_size),
+                format_size_exactly(free * block_size));
   }
   unused_reserve_ = others + vm.unused_reserve();
   vm.times.change = now_ns();

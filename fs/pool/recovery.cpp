@@ -14,11 +14,19 @@ namespace {
 constexpr const char* repair_hint = "run 'elasticctl check --repair' on it";
 
 // Passes records on; with `tolerant`, an error becomes a finding and a loss.
+//
+// A record then fails for lack of a node that was lost. What is left must stay a part
+// of what was there: nothing that the record takes away may be kept.
 class ReplaySink : public RecordSink {
  public:
   ReplaySink(Recovered& recovered, bool tolerant) : r_(recovered), tolerant_(tolerant) {}
 
-  Result<> node(const NodeRecord& n) override { return pass(r_.state->node(n)); }
+  Result<> node(const NodeRecord& n) override {
+    auto result = r_.state->node(n);
+    // It moved into a VM that is lost: the one it came from must not see it.
+    if (!result && tolerant_) static_cast<void>(r_.state->remove(n.id));
+    return pass(result);
+  }
   Result<> remove(NodeId id) override { return pass(r_.state->remove(id)); }
   Result<> map(NodeId disk, const Extent& e) override { return pass(r_.state->map(disk, e)); }
   Result<> unmap(NodeId disk, std::uint64_t block, std::uint64_t count) override {
@@ -80,7 +88,7 @@ Result<> load_checkpoint(blockdev::SyncChannel& channel, const std::string& name
 }
 
 Result<> replay_journal(blockdev::SyncChannel& channel, const std::string& name, Recovered& r,
-                        bool tolerant) {
+                        bool tolerant, const Sabotage& sabotage) {
   const Superblock& s = r.superblock;
   blockdev::AlignedBuffer journal(s.journal.length);
   // Read as far as batches go on, a piece at a time: most journals are short.
@@ -94,7 +102,7 @@ Result<> replay_journal(blockdev::SyncChannel& channel, const std::string& name,
     loaded = end;
     return read;
   };
-  ReplaySink sink(r, tolerant);
+  ReplaySink sink(r, tolerant && !r.losses.empty());  // what else could a record fail for
   std::vector<std::byte> records;
   std::uint64_t offset = 0, batch = first_batch(s.generation);
   while (offset < s.journal.length) {
@@ -113,9 +121,12 @@ Result<> replay_journal(blockdev::SyncChannel& channel, const std::string& name,
     }
     auto replayed =
         size ? decode_records(records, sink) : Result<std::uint64_t>(std::unexpected(size.error()));
-    if (!replayed)
-      return damage(r, tolerant, name, replayed.error(),
-                    fmt::format("all changes from journal batch {} on", batch));
+    if (!replayed) {
+      auto d = damage(r, tolerant, name, replayed.error(),
+                      fmt::format("all changes from journal batch {} on", batch));
+      if (d && !sabotage.keep_doubtful_mappings) r.state->drop_data_mappings(r.losses);
+      return d;
+    }
     r.journal_records += *replayed;
     offset += *size;
     ++batch;
@@ -140,8 +151,8 @@ Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::st
                                    std::uint64_t store_bytes, std::vector<std::string>& findings) {
   if (store_bytes < 2 * Superblock::slot_stride)
     return fail(ErrorKind::invalid_argument,
-                "'{}' is not a pool: it has {} bytes; make one with 'elasticctl create'", name,
-                store_bytes);
+                "'{}' is not a pool: it has {}; make one with 'elasticctl create'", name,
+                format_size(store_bytes));
   blockdev::AlignedBuffer slots(2 * Superblock::slot_stride);
   if (auto read = channel.read(0, slots.span()); !read) return std::unexpected(read.error());
   Superblock s[2];
@@ -168,14 +179,13 @@ Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::st
   const Superblock& chosen =
       valid[0] && (!valid[1] || s[0].generation >= s[1].generation) ? s[0] : s[1];
   if (chosen.pool_bytes > store_bytes)
-    return fail(ErrorKind::corrupt,
-                "pool '{}' is cut short: it was made for {} bytes, {} are there", name,
-                chosen.pool_bytes, store_bytes);
+    return fail(ErrorKind::corrupt, "pool '{}' is cut short: it was made for {}, {} are there",
+                name, format_size_exactly(chosen.pool_bytes), format_size_exactly(store_bytes));
   return chosen;
 }
 
 Result<Recovered> recover(blockdev::SyncChannel& channel, const std::string& name,
-                          std::uint64_t store_bytes, bool tolerant) {
+                          std::uint64_t store_bytes, bool tolerant, const Sabotage& sabotage) {
   Recovered r;
   auto superblock = read_superblock(channel, name, store_bytes, r.findings);
   if (!superblock) return std::unexpected(superblock.error());
@@ -184,15 +194,10 @@ Result<Recovered> recover(blockdev::SyncChannel& channel, const std::string& nam
   r.state->set_next_id(r.superblock.next_node);
   if (auto done = load_checkpoint(channel, name, r, tolerant); !done)
     return std::unexpected(done.error());
-  if (auto done = replay_journal(channel, name, r, tolerant); !done)
+  if (auto done = replay_journal(channel, name, r, tolerant, sabotage); !done)
     return std::unexpected(done.error());
-  std::vector<std::string> double_maps;
-  if (auto done = r.state->finish_recovery(tolerant, double_maps); !done)
+  if (auto done = r.state->finish_recovery(tolerant, r.findings, r.losses); !done)
     return fail(done.error().kind, "pool '{}': {}: {}", name, done.error().message, repair_hint);
-  for (std::string& finding : double_maps) {
-    r.losses.push_back(finding);
-    r.findings.push_back(std::move(finding));
-  }
   return r;
 }
 

@@ -29,9 +29,11 @@ PoolState::Layout layout_of(const Superblock& superblock);
 Result<Superblock> read_superblock(blockdev::SyncChannel& channel, const std::string& name,
                                    std::uint64_t store_bytes, std::vector<std::string>& findings);
 
-// Writes nothing. Strict (tolerant = false): the first damage is an error.
+// Writes nothing. Strict (tolerant = false): the first damage is an error. Tolerant: each
+// mapping in the result was there when the pool was last written, so no block shows
+// what another disk wrote.
 Result<Recovered> recover(blockdev::SyncChannel& channel, const std::string& name,
-                          std::uint64_t store_bytes, bool tolerant);
+                          std::uint64_t store_bytes, bool tolerant, const Sabotage& sabotage = {});
 
 // Free blocks that hold data on the store: a crash left them between freeing and
 // punching, or between writing and mapping. In order, not touching each other.

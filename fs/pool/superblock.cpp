@@ -142,7 +142,8 @@ Result<Superblock> lay_out(std::uint64_t bytes, std::uint32_t chunk_bytes) {
   if (!std::has_single_bit(chunk_bytes) || chunk_bytes < 64 * 1024 ||
       chunk_bytes > 16 * 1024 * 1024)
     return fail(ErrorKind::invalid_argument,
-                "a chunk of {} bytes: it must be a power of two from 64K to 16M", chunk_bytes);
+                "a chunk of {}: it must be a power of two from 64K to 16M",
+                format_size_exactly(chunk_bytes));
   std::uint64_t pool_bytes = bytes / chunk_bytes * chunk_bytes;
   if (pool_bytes < min_pool_bytes)
     return fail(ErrorKind::invalid_argument, "a pool of {} is too small: it needs {} at least",

@@ -14,9 +14,9 @@
 #include "base/size_text.h"
 #include "base/unique_fd.h"
 #include "blockdev/sync_channel.h"
+#include "fs/control/pool_identity.h"
 #include "fs/control/pool_json.h"
 #include "fs/pool/superblock.h"
-#include "fs/tools/pool_identity.h"
 
 namespace tidepool::tools {
 namespace {
@@ -89,7 +89,7 @@ Result<nlohmann::json> create_pool(const CreateRequest& request, std::string& no
 
   const auto store = blockdev::FileStore::open(request.path, {});
   if (!store) return std::unexpected(store.error());
-  const auto identity = identify_pool(**store);
+  const auto identity = control::identify_pool(**store);
   if (!identity) return std::unexpected(identity.error());
   const bool refused = identity->has_superblock && !request.force;  // by Pool::create, below
   if (!request.force && !refused)

@@ -5,18 +5,14 @@
 
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <filesystem>
-#include <thread>
 
-#include "fs/control/control_service.h"
-#include "fs/tools/pool_identity.h"
+#include "fs/control/live_pool.h"
 
 namespace tidepool::tools {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 constexpr const char* uuid_attribute = "user.elasticfs.uuid";
 
@@ -66,40 +62,6 @@ Result<std::optional<Place>> find_place(const fs::path& path, dev_t device) {
                std::string(uuid.data(), static_cast<std::size_t>(length))};
 }
 
-// A daemon's answer counts only if it serves this very file: a copy of a pool has
-// the same UUID.
-bool serves(const json& info, const struct stat& file) {
-  struct stat served {};
-  const auto path = info.find("path");
-  return path != info.end() && path->is_string() &&
-         ::stat(path->get<std::string>().c_str(), &served) == 0 && served.st_ino == file.st_ino &&
-         served.st_dev == file.st_dev;
-}
-
-struct Live {
-  std::unique_ptr<control::PoolControl> control;
-  std::string mount_point;
-};
-
-// The daemon that serves the pool, if there is one.
-Result<Live> find_daemon(const std::string& uuid, const struct stat* file) {
-  std::optional<Error> refusal;
-  for (const std::string& path : control::control_socket_candidates(uuid)) {
-    auto client = ControlClient::connect(path);
-    if (!client) {
-      if (client.error().kind != ErrorKind::not_found) refusal = client.error();
-      continue;
-    }
-    auto control = std::make_unique<control::RemoteControl>(std::move(*client));
-    const auto info = control->info();
-    if (!info) return std::unexpected(info.error());
-    if (file != nullptr && !serves(*info, *file)) continue;
-    return Live{std::move(control), info->value("mount_point", std::string())};
-  }
-  if (refusal) return std::unexpected(std::move(*refusal));
-  return fail(ErrorKind::not_found, "no daemon answers for pool {}", uuid);
-}
-
 Result<struct stat> status_of(const std::string& name) {
   struct stat status {};
   if (::stat(name.c_str(), &status) == 0) return status;
@@ -107,35 +69,9 @@ Result<struct stat> status_of(const std::string& name) {
   return fail_errno(errno, name);
 }
 
-// Nothing when the file holds no readable superblock: opening it will say why.
-Result<std::optional<std::string>> uuid_of_file(const std::string& path) {
-  const auto store =
-      blockdev::FileStore::open(path, {.read_only = true, .direct = false, .lock = false});
-  if (!store) return std::unexpected(store.error());
-  const auto identity = identify_pool(**store);
-  if (!identity) return std::unexpected(identity.error());
-  return identity->uuid;
-}
-
-// The daemon that has the file open; nothing when the pool is offline.
-Result<std::optional<Live>> find_daemon_of_file(const std::string& path, const struct stat& file) {
-  const auto uuid = uuid_of_file(path);
-  if (!uuid) return std::unexpected(uuid.error());
-  if (!*uuid) return std::nullopt;
-  auto live = find_daemon(**uuid, &file);
-  if (live) return std::optional(std::move(*live));
-  if (live.error().kind == ErrorKind::not_found) return std::nullopt;
-  return std::unexpected(live.error());
-}
-
 Result<std::shared_ptr<blockdev::FileStore>> open_store(const std::string& path, Access access) {
-  // umount(8) returns while the daemon still closes the pool: that is waited for.
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-  do {
-    auto store = blockdev::FileStore::open(path, {.read_only = access == Access::read});
-    if (store || store.error().kind != ErrorKind::busy) return store;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  } while (std::chrono::steady_clock::now() < deadline);
+  auto store = control::open_when_free(path, {.read_only = access == Access::read});
+  if (store || store.error().kind != ErrorKind::busy) return store;
   return fail(ErrorKind::busy,
               "pool {}: another process has it open, but no daemon answers for it; if it is "
               "mounted, name the mount point, as the user who mounted it",
@@ -154,7 +90,7 @@ Result<OpenPool> open_pool(const std::string& name, Access access) {
   const auto found = find_place(path, status->st_dev);
   if (!found) return std::unexpected(found.error());
   if (const auto& place = *found) {
-    auto live = find_daemon(place->uuid, nullptr);
+    auto live = control::find_daemon(place->uuid, nullptr);
     if (!live)
       return std::unexpected(
           Error{live.error().kind, live.error().errno_value,
@@ -166,7 +102,7 @@ Result<OpenPool> open_pool(const std::string& name, Access access) {
   }
   if (S_ISDIR(status->st_mode)) return no_pool(name);
 
-  auto live = find_daemon_of_file(name, *status);
+  auto live = control::find_daemon_of_file(name, *status);
   if (!live) return std::unexpected(live.error());
   if (*live) {
     opened.control_ = std::move((*live)->control);
@@ -198,7 +134,7 @@ Result<std::shared_ptr<blockdev::FileStore>> open_offline_store(const std::strin
     return fail(ErrorKind::busy, "{}: this needs the pool unmounted; unmount it and name its file",
                 name);
   }
-  const auto live = find_daemon_of_file(name, *status);
+  const auto live = control::find_daemon_of_file(name, *status);
   if (!live) return std::unexpected(live.error());
   if (*live)
     return fail(ErrorKind::busy, "pool {}: mounted on {}; unmount it first", name,

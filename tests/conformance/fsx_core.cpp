@@ -14,6 +14,20 @@ std::uint64_t round_down(std::uint64_t value, std::uint64_t unit) { return value
 
 }  // namespace
 
+FsxCommand::FsxCommand(int argc, char** argv, std::vector<std::string> flags,
+                       const std::string& usage)
+    : Options(argc, argv, {"ops", "seed", "size", "length", "corrupt-at"}, std::move(flags),
+              usage +
+                  " [--ops N] [--seed S] [--size MAX] [--length MAX]\n"
+                  "    [--corrupt-at N]   (self-test: must fail)") {
+  if (words.size() != 1) usage_error("one path is needed");
+  fsx.seed = seed_of(*this);
+  fsx.operations = number("ops", fsx.operations);
+  fsx.max_size = number("size", fsx.max_size);
+  fsx.max_length = number("length", fsx.max_length);
+  fsx.corrupt_at = number("corrupt-at", 0);
+}
+
 Fsx::Fsx(FsxTarget& target, const FsxOptions& options)
     : target_(target),
       options_(options),

@@ -56,6 +56,14 @@ struct FsxOptions {
   std::uint64_t corrupt_at = 0;  // self-test: the oracle is made wrong before this operation
 };
 
+// The command line of a program around Fsx: one path, its own flags, what FsxOptions has.
+class FsxCommand : public Options {
+ public:
+  FsxCommand(int argc, char** argv, std::vector<std::string> flags, const std::string& usage);
+  const std::string& path() const { return words[0]; }
+  FsxOptions fsx;
+};
+
 class Fsx {
  public:
   Fsx(FsxTarget& target, const FsxOptions& options);

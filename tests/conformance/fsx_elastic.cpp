@@ -127,17 +127,7 @@ class PathTarget : public judge::FsxTarget {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const judge::Options options(
-      argc, argv, {"ops", "seed", "size", "length", "corrupt-at"}, {"direct"},
-      "usage: fsx_elastic PATH [--ops N] [--seed S] [--size MAX] [--length MAX] [--direct]\n"
-      "                   [--corrupt-at N]   (self-test: must fail)");
-  if (options.words.size() != 1) options.usage_error("one path is needed");
-  judge::FsxOptions fsx;
-  fsx.seed = judge::seed_of(options);
-  fsx.operations = options.number("ops", fsx.operations);
-  fsx.max_size = options.number("size", fsx.max_size);
-  fsx.max_length = options.number("length", fsx.max_length);
-  fsx.corrupt_at = options.number("corrupt-at", 0);
-  PathTarget target(options.words[0], options.has("direct"));
-  judge::Fsx(target, fsx).run();
+  const judge::FsxCommand command(argc, argv, {"direct"}, "usage: fsx_elastic PATH [--direct]");
+  PathTarget target(command.path(), command.has("direct"));
+  judge::Fsx(target, command.fsx).run();
 }

@@ -153,22 +153,11 @@ class PoolTarget : public judge::FsxTarget {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const judge::Options options(
-      argc, argv, {"ops", "seed", "size", "length", "corrupt-at"}, {},
-      "usage: fsx_pool POOL-FILE [--ops N] [--seed S] [--size MAX] [--length MAX]\n"
-      "                [--corrupt-at N]   (self-test: must fail)");
-  if (options.words.size() != 1) options.usage_error("one file, which is overwritten");
-  judge::FsxOptions fsx;
-  fsx.seed = judge::seed_of(options);
-  fsx.operations = options.number("ops", fsx.operations);
-  fsx.max_size = options.number("size", fsx.max_size);
-  fsx.max_length = options.number("length", fsx.max_length);
-  fsx.corrupt_at = options.number("corrupt-at", 0);
-  const judge::Fd file(
-      open(options.words[0].c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  const judge::FsxCommand command(argc, argv, {}, "usage: fsx_pool POOL-FILE (is overwritten)");
+  const judge::Fd file(open(command.path().c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!file.valid() ||
-      ftruncate(file.get(), static_cast<off_t>(fsx.max_size * 2 + (256 << 20))) < 0)
-    judge::die("cannot make %s: %s", options.words[0].c_str(), std::strerror(errno));
-  PoolTarget target(options.words[0]);
-  judge::Fsx(target, fsx).run();
+      ftruncate(file.get(), static_cast<off_t>(command.fsx.max_size * 2 + (256 << 20))) < 0)
+    judge::die("cannot make %s: %s", command.path().c_str(), std::strerror(errno));
+  PoolTarget target(command.path());
+  judge::Fsx(target, command.fsx).run();
 }

@@ -65,7 +65,7 @@ chattr +i "$work/locked" 2>/dev/null && {
 pool=$work/good
 mount_pool
 mkdir "$work/second"
-refused "second daemon" 1 "$pool.*(in use|busy|lock|mounted)|(in use|busy|lock|mounted).*$pool" \
+refused "second daemon" 1 "$pool.* in use: it is mounted on $mount" \
   "$elasticfs" "$pool" "$work/second" -f
 refused "create over a live pool" 1 "in use|busy|lock|mounted|already" \
   "$elasticctl" create "$pool" --size 256M --force

@@ -19,6 +19,12 @@ mkdir "$mount/vm1"
   fail "mode of a VM directory: $(stat -c %a "$mount/vm1")"
 echo one >"$mount/vm1/file"
 [[ -n $(server) ]] || fail "no daemon serves the pool"
+# The next daemon waits until the one before it has closed the pool.
+for _ in 1 2 3; do
+  umount "$mount"
+  "$elasticfs" "$pool" "$mount" || fail "hand-over after an unmount"
+  [[ $(cat "$mount/vm1/file") == one ]] || fail "the file is lost in a hand-over"
+done
 umount "$mount"
 wait_until 30 gone || fail "the daemon outlives its mount"
 check_clean

@@ -52,6 +52,16 @@ TEST(SizeText, FormatsForReading) {
   EXPECT_EQ(format_size(UINT64_MAX), "16 EiB");
 }
 
+TEST(SizeText, FormatsExactlyWhatParsesBack) {
+  EXPECT_EQ(format_size_exactly(0), "0 B");
+  EXPECT_EQ(format_size_exactly(1025), "1025 B");
+  EXPECT_EQ(format_size_exactly(std::uint64_t{40} << 30), "40 GiB");
+  EXPECT_EQ(format_size_exactly(std::uint64_t{1} << 60), "1 EiB");
+  for (std::uint64_t bytes :
+       {std::uint64_t{1}, std::uint64_t{1536}, std::uint64_t{41203} << 20, UINT64_MAX})
+    EXPECT_EQ(parse_size(format_size_exactly(bytes)).value(), bytes);
+}
+
 TEST(ProgressBar, RendersAsManyMarksAsWorkIsDone) {
   using std::chrono::seconds;
   const auto line = ProgressBar::render("check", 50, 100, seconds(30), 60);

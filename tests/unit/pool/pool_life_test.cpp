@@ -3,6 +3,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/size_text.h"
 #include "blockdev/sync_channel.h"
 #include "fs/pool/superblock.h"
 #include "tests/unit/pool/pool_fixture.h"
@@ -328,10 +329,19 @@ TEST_F(PoolLife, GrowingRefusals) {
   below->set_size(17 * mib);
   auto grown = pool->grow(16 * mib + 64 * 1024);  // less than the new areas take
   EXPECT_EQ(grown.error().kind, ErrorKind::invalid_argument);
+  std::uint64_t least = 0;  // as the message has it: the first that is enough
+  for (std::uint64_t size = 16 * mib; size <= 17 * mib && least == 0; size += 64 * 1024)
+    if (grown.error().message.find(format_size_exactly(size) + " is the least") !=
+        std::string::npos)
+      least = size;
+  ASSERT_NE(least, 0U) << grown.error().message;
+  EXPECT_FALSE(pool->grow(least - 64 * 1024));
   Disk& disk = make(a, "d");  // none of it has hurt
   EXPECT_EQ(write(disk, 0, 4096, 1), 0);
   EXPECT_EQ(driver->flush(disk), 0);
   EXPECT_EQ(pool->figures().pool_bytes, 16 * mib);
+  EXPECT_TRUE(pool->grow(least));
+  EXPECT_EQ(write(disk, 0, 4096, 2), 0);
 }
 
 TEST_F(PoolLife, ADiskAsAStore) {

@@ -172,6 +172,27 @@ TEST_F(PoolSpace, ManyWritersWaitForOneRelease) {
     EXPECT_EQ(read(other, i * 8192, 4096), filled(4096, static_cast<int>(i)));
 }
 
+// Without a thread the request itself commits and releases; what a request on the same
+// loop still uses comes later.
+TEST_F(PoolSpace, WithoutAThreadAWriteWaitsForRequestsInFlight) {
+  Disk& full = make(a, "full");
+  fill_pool(full);
+  std::uint64_t size = pool->attributes(full.id)->size;
+  Disk& other = make(b, "other");
+  store->hold({.op = IoOp::read}, FaultStore::HoldAt::completion, 1);
+  auto reading = queue->read(full, 0, 4096);
+  while (store->held() == 0) queue->poll();
+  ASSERT_EQ(driver->change(full, IoOp::discard, 0, size), 0);
+  auto writing = queue->write(other, 0, filled(mib, 7));
+  for (int i = 0; i < 100'000; ++i) queue->poll();
+  EXPECT_FALSE(writing->done());
+  store->release_all();
+  EXPECT_EQ(queue->wait(*reading), 0);
+  EXPECT_EQ(queue->wait(*writing), 0);
+  EXPECT_EQ(reading->data, filled(4096, 0xf1));
+  EXPECT_EQ(read(other, 0, mib), filled(mib, 7));
+}
+
 TEST_F(PoolSpace, WaitingWritesFailWhenThePoolFails) {
   reopen_with_thread();
   Disk& full = make(a, "full");

@@ -1,9 +1,9 @@
-#include "fs/tools/pool_identity.h"
+#include "fs/control/pool_identity.h"
 
 #include "blockdev/sync_channel.h"
 #include "fs/pool/superblock.h"
 
-namespace tidepool::tools {
+namespace tidepool::control {
 
 Result<PoolIdentity> identify_pool(blockdev::BlockStore& store) {
   PoolIdentity identity;
@@ -23,4 +23,4 @@ Result<PoolIdentity> identify_pool(blockdev::BlockStore& store) {
   return identity;
 }
 
-}  // namespace tidepool::tools
+}  // namespace tidepool::control

@@ -7,7 +7,7 @@
 
 #include "blockdev/block_store.h"
 
-namespace tidepool::tools {
+namespace tidepool::control {
 
 struct PoolIdentity {
   bool has_superblock = false;      // of any version, in whatever state
@@ -16,4 +16,4 @@ struct PoolIdentity {
 
 Result<PoolIdentity> identify_pool(blockdev::BlockStore& store);
 
-}  // namespace tidepool::tools
+}  // namespace tidepool::control
