@@ -18,7 +18,7 @@ Result<PoolIdentity> identify_pool(blockdev::BlockStore& store) {
     pool::Superblock superblock;
     const auto state = pool::decode(bytes, superblock);
     if (state != pool::SlotState::absent) identity.has_superblock = true;
-    if (state == pool::SlotState::valid) identity.uuid = pool::to_text(superblock.uuid);
+    if (state == pool::SlotState::valid) identity.uuid = to_text(superblock.uuid);
   }
   return identity;
 }

@@ -10,11 +10,13 @@
 
 #include "base/log.h"
 #include "base/size_text.h"
+#include "blockdev/journal_format.h"
 #include "fs/pool/checkpoint_format.h"
-#include "fs/pool/journal_format.h"
 #include "fs/pool/pool_impl.h"
 
 namespace tidepool::pool {
+
+using namespace blockdev;
 
 namespace {
 

@@ -280,7 +280,7 @@ Result<> Pool::locate(Disk& disk, std::uint64_t offset, std::uint64_t length,
           std::uint64_t to = std::min(e.end() * block_size, end);
           if (from > at) ranges.push_back({at, from - at, RangeKind::hole, 0});
           ranges.push_back({from, to - from, e.unwritten ? RangeKind::zero : RangeKind::data,
-                            e.pool * block_size + (from - e.block * block_size)});
+                            e.physical * block_size + (from - e.block * block_size)});
           at = to;
           return true;
         });

@@ -198,7 +198,7 @@ void PoolChannelImpl::read(PoolOp& op) {
     if (e.unwritten) continue;
     if (!direct) {
       Piece& piece =
-          add_piece(op, IoOp::read, e.pool * block_size, std::uint64_t{e.count} * block_size);
+          add_piece(op, IoOp::read, e.physical * block_size, std::uint64_t{e.count} * block_size);
       piece.vectors.push_back({op.bounce.data() + (e.block * block_size - base), piece.length});
       continue;
     }
@@ -206,7 +206,7 @@ void PoolChannelImpl::read(PoolOp& op) {
     std::uint64_t to = std::min(e.end() * block_size, end);
     if (from > at) fill_zero(*op.request, at - op.offset, from - at);
     Piece& piece =
-        add_piece(op, IoOp::read, e.pool * block_size + (from - e.block * block_size), to - from);
+        add_piece(op, IoOp::read, e.physical * block_size + (from - e.block * block_size), to - from);
     slice(*op.request, from - op.offset, to - from, piece.vectors);
     at = to;
   }
@@ -335,7 +335,7 @@ void PoolChannelImpl::write_direct(PoolOp& op) {
     std::uint64_t from = std::max(e.block * block_size, op.offset);
     std::uint64_t to = std::min(e.end() * block_size, end);
     Piece& piece =
-        add_piece(op, IoOp::write, e.pool * block_size + (from - e.block * block_size), to - from);
+        add_piece(op, IoOp::write, e.physical * block_size + (from - e.block * block_size), to - from);
     slice(*op.request, from - op.offset, to - from, piece.vectors);
   };
   for (const Extent& e : op.extents)
@@ -354,7 +354,7 @@ void PoolChannelImpl::write_bounced(PoolOp& op) {
     if (e.unwritten) continue;
     auto read_block = [&](std::uint64_t block) {
       Piece& piece =
-          add_piece(op, IoOp::read, (e.pool + (block - e.block)) * block_size, block_size);
+          add_piece(op, IoOp::read, (e.physical + (block - e.block)) * block_size, block_size);
       piece.vectors.push_back({op.bounce.data() + (block - base) * block_size, block_size});
     };
     if (head && e.block <= base && base < e.end()) read_block(base);
@@ -370,7 +370,7 @@ void PoolChannelImpl::write_bounce(PoolOp& op) {
   std::uint64_t base = op.first_block();
   auto add = [&](const Extent& e) {
     Piece& piece =
-        add_piece(op, IoOp::write, e.pool * block_size, std::uint64_t{e.count} * block_size);
+        add_piece(op, IoOp::write, e.physical * block_size, std::uint64_t{e.count} * block_size);
     piece.vectors.push_back({op.bounce.data() + (e.block - base) * block_size, piece.length});
   };
   for (const Extent& e : op.extents)
@@ -427,7 +427,7 @@ void PoolChannelImpl::clear_edges(PoolOp& op) {
     if (op.extents.empty() || op.extents.front().unwritten) continue;  // zeros already
     auto& block = op.extents.front();
     op.bounce = blockdev::AlignedBuffer(block_size);
-    add_piece(op, IoOp::read, block.pool * block_size, block_size)
+    add_piece(op, IoOp::read, block.physical * block_size, block_size)
         .vectors.push_back({op.bounce.data(), block_size});
     return run(op, &PoolChannelImpl::write_edge);
   }
@@ -440,7 +440,7 @@ void PoolChannelImpl::clear_edges(PoolOp& op) {
 void PoolChannelImpl::write_edge(PoolOp& op) {
   if (op.error != 0) return write_done(op);
   std::memset(op.bounce.data() + op.offset % block_size, 0, op.length);
-  add_piece(op, IoOp::write, op.extents.front().pool * block_size, block_size)
+  add_piece(op, IoOp::write, op.extents.front().physical * block_size, block_size)
       .vectors.push_back({op.bounce.data(), block_size});
   run(op, &PoolChannelImpl::clear_edges);
 }

@@ -171,7 +171,7 @@ void PoolState::detach(Disk& disk) {
 
 void PoolState::free_disk(Disk& disk) {
   disk.map.remove(0, PackedExtent::block_limit, [&](const Extent& e) {
-    free_run({e.pool, e.count});
+    free_run({e.physical, e.count});
   });
   charge(*disk.vm, -static_cast<std::int64_t>(disk.blocks));
   allocator_.drop_claims(disk.owner);

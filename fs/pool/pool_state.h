@@ -24,13 +24,16 @@
 #include <vector>
 
 #include "base/result.h"
+#include "blockdev/extent_map.h"
+#include "blockdev/range_locks.h"
 #include "fs/pool/block_allocator.h"
-#include "fs/pool/extent_map.h"
 #include "fs/pool/pool.h"
-#include "fs/pool/range_locks.h"
 #include "fs/pool/records.h"
 
 namespace tidepool::pool {
+
+using blockdev::RangeLock;
+using blockdev::RangeLocks;
 
 struct Node {
   virtual ~Node() = default;

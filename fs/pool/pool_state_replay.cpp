@@ -14,7 +14,7 @@ namespace {
 std::string double_mapping(const Disk& disk, const Extent& e) {
   return fmt::format(
       "disk '{}/{}': blocks {}..{} are mapped to pool blocks {}..{} that are in use already",
-      disk.vm->name, disk.name, e.block, e.end() - 1, e.pool, e.pool + e.count - 1);
+      disk.vm->name, disk.name, e.block, e.end() - 1, e.physical, e.physical + e.count - 1);
 }
 
 }  // namespace
@@ -77,8 +77,8 @@ Result<> PoolState::map(NodeId id, const Extent& extent) {
     return fail(ErrorKind::corrupt, "a mapping names disk {}, which there is not", id);
   auto& map = static_cast<Disk&>(**found).map;
   map.remove(extent.block, extent.end(), [](const Extent&) {});  // true whatever the new one is
-  if (extent.end() > PackedExtent::block_limit || extent.pool >= allocator_.blocks() ||
-      extent.count > allocator_.blocks() - extent.pool)
+  if (extent.end() > PackedExtent::block_limit || extent.physical >= allocator_.blocks() ||
+      extent.count > allocator_.blocks() - extent.physical)
     return fail(ErrorKind::corrupt, "disk {}: block {} is mapped outside the pool", id,
                 extent.block);
   map.insert(extent);
@@ -129,8 +129,8 @@ void PoolState::drop_double_mappings(std::vector<std::string>& findings,
   for (const auto& [id, node] : nodes_) {
     if (node->kind != NodeKind::disk) continue;
     static_cast<Disk&>(*node).map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
-      if (seen.mark_used(e.pool, e.count)) return true;
-      contested.push_back({e.pool, e.count});
+      if (seen.mark_used(e.physical, e.count)) return true;
+      contested.push_back({e.physical, e.count});
       findings.push_back(double_mapping(static_cast<Disk&>(*node), e));
       return true;
     });
@@ -149,13 +149,13 @@ void PoolState::drop_double_mappings(std::vector<std::string>& findings,
   // A contested extent goes whole; what shares blocks with it loses these.
   drop_mappings(
       [&](const Extent& e, std::vector<Extent>& picked) {
-        std::uint64_t end = e.pool + e.count;
+        std::uint64_t end = e.physical + e.count;
         auto run = std::partition_point(merged.begin(), merged.end(),
-                                        [&](const Run& r) { return r.start + r.count <= e.pool; });
+                                        [&](const Run& r) { return r.start + r.count <= e.physical; });
         for (; run != merged.end() && run->start < end; ++run) {
-          std::uint64_t from = std::max(e.pool, run->start);
+          std::uint64_t from = std::max(e.physical, run->start);
           std::uint64_t to = std::min(end, run->start + run->count);
-          picked.push_back({e.block + (from - e.pool), from, static_cast<std::uint32_t>(to - from),
+          picked.push_back({e.block + (from - e.physical), from, static_cast<std::uint32_t>(to - from),
                             e.unwritten});
         }
       },
@@ -170,7 +170,7 @@ Result<> PoolState::finish_recovery(bool tolerant, std::vector<std::string>& fin
     auto& disk = static_cast<Disk&>(*node);
     std::optional<Extent> twice;
     disk.map.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
-      if (!allocator_.mark_used(e.pool, e.count)) twice = e;
+      if (!allocator_.mark_used(e.physical, e.count)) twice = e;
       disk.blocks += e.count;
       return !twice;
     });

@@ -36,17 +36,17 @@ std::optional<Run> PoolState::take_for(Disk& disk, std::uint64_t block, std::uin
     if (auto run = try_at(*chunk * per_chunk + offset)) return run;
   auto left = disk.map.find_before(block);
   if (left && (left->end() - 1) / per_chunk == disk_chunk)
-    if (auto run = try_at(left->pool + (block - left->block))) return run;
+    if (auto run = try_at(left->physical + (block - left->block))) return run;
   auto right = disk.map.find_from(block);
-  if (right && right->block / per_chunk == disk_chunk && right->pool >= right->block - block)
-    if (auto run = try_at(right->pool - (right->block - block))) return run;
+  if (right && right->block / per_chunk == disk_chunk && right->physical >= right->block - block)
+    if (auto run = try_at(right->physical - (right->block - block))) return run;
 
   // A new chunk, behind the one that holds the preceding part of the disk.
   std::optional<std::uint64_t> after;
   if (disk_chunk > 0) {
     after = disk.placement(disk_chunk - 1);
     if (!after && left && (left->end() - 1) / per_chunk == disk_chunk - 1)
-      after = allocator_.chunk_of(left->pool + left->count - 1);
+      after = allocator_.chunk_of(left->physical + left->count - 1);
   }
   if (auto chunk = allocator_.place_chunk(disk.owner, after)) {
     disk.placements[disk.next_placement] = {disk_chunk, *chunk};
@@ -55,7 +55,7 @@ std::optional<Run> PoolState::take_for(Disk& disk, std::uint64_t block, std::uin
   }
   // No free chunk is left: whatever is free, at best what follows the preceding block.
   if (left && left->end() == block)
-    if (auto run = try_at(left->pool + left->count)) return run;
+    if (auto run = try_at(left->physical + left->count)) return run;
   return allocator_.take_any(piece);
 }
 
@@ -73,7 +73,7 @@ void PoolState::allocate(Disk& disk, std::uint64_t block, std::uint64_t count,
 }
 
 void PoolState::abandon(Disk& disk, const Extent& extent) {
-  allocator_.give(extent.pool, extent.count);
+  allocator_.give(extent.physical, extent.count);
   disk.blocks -= extent.count;
   charge(*disk.vm, -static_cast<std::int64_t>(extent.count));
 }
@@ -129,7 +129,7 @@ void PoolState::log_map(const Disk& disk, const Extent& extent) {
     PackedExtent packed = PackedExtent::pack(piece);
     encode_map(log_, disk.id, {&packed, 1});
     rest.block += piece.count;
-    rest.pool += piece.count;
+    rest.physical += piece.count;
     rest.count -= piece.count;
   }
   if (!extent.unwritten) log_maps_data_ = true;
@@ -137,7 +137,7 @@ void PoolState::log_map(const Disk& disk, const Extent& extent) {
 
 void PoolState::map_written(Disk& disk, const Extent& extent) {
   disk.map.remove(extent.block, extent.end(), [&](const Extent& old) {
-    assert(old.pool - old.block == extent.pool - extent.block);  // provisioned: the same blocks
+    assert(old.physical - old.block == extent.physical - extent.block);  // provisioned: the same blocks
     (void)old;
   });
   Extent written = extent;
@@ -156,7 +156,7 @@ void PoolState::map_provisioned(Disk& disk, const Extent& extent) {
 void PoolState::unmap(Disk& disk, std::uint64_t begin, std::uint64_t end) {
   std::uint64_t blocks = 0;
   disk.map.remove(begin, end, [&](const Extent& e) {
-    free_run({e.pool, e.count});
+    free_run({e.physical, e.count});
     blocks += e.count;
   });
   if (blocks == 0) return;

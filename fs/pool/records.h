@@ -11,10 +11,14 @@
 #include <vector>
 
 #include "base/result.h"
-#include "fs/pool/extent_map.h"
+#include "blockdev/extent_map.h"
 #include "fs/pool/pool.h"
 
 namespace tidepool::pool {
+
+using blockdev::Extent;
+using blockdev::ExtentMap;
+using blockdev::PackedExtent;
 
 struct NodeRecord {
   NodeId id = 0;

@@ -4,10 +4,12 @@
 #include <cstring>
 
 #include "base/size_text.h"
+#include "blockdev/journal_format.h"
 #include "fs/pool/checkpoint_format.h"
-#include "fs/pool/journal_format.h"
 
 namespace tidepool::pool {
+
+using namespace blockdev;
 
 namespace {
 

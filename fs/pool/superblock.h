@@ -13,12 +13,13 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/uuid.h"
 
 namespace tidepool::pool {
 
-using Uuid = std::array<std::uint8_t, 16>;
-Uuid new_uuid();  // random, RFC 4122 version 4
-std::string to_text(const Uuid& uuid);
+// Batch numbers of the journal never repeat in the life of a pool: the generation
+// of the superblock they follow, then a count.
+constexpr std::uint64_t first_batch(std::uint64_t generation) { return generation << 24; }
 
 struct Area {  // bytes, multiples of 4096
   std::uint64_t offset = 0, length = 0;

@@ -25,14 +25,15 @@
 #include <vector>
 
 #include "base/log.h"
+#include "blockdev/journal_format.h"
 #include "fs/pool/check.h"
 #include "fs/pool/checkpoint_format.h"
-#include "fs/pool/journal_format.h"
 #include "fs/pool/superblock.h"
 #include "tests/lib/pool_driver.h"
 #include "tests/lib/simulated_store.h"
 
 using namespace tidepool;
+using namespace tidepool::blockdev;
 using namespace tidepool::pool;
 using namespace tidepool::test;
 using blockdev::IoOp;

@@ -28,8 +28,8 @@ std::vector<Input> seeds() {
   Input records = sample_records();
   PoolState state = empty_state();
   require(decode_records(records, state).has_value(), "the sample can be read");
-  std::vector<std::string> findings;
-  require(state.finish_recovery(false, findings).has_value(), "the sample is sound");
+  std::vector<std::string> findings, losses;
+  require(state.finish_recovery(false, findings, losses).has_value(), "the sample is sound");
   Input snapshot = snapshot_of(state), page(page_bytes);
   encode_page(page, generation, number, snapshot);
   page.resize(page_header_bytes + snapshot.size());  // the rest is zeros

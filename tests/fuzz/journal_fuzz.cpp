@@ -6,11 +6,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "fs/pool/journal_format.h"
+#include "blockdev/journal_format.h"
 #include "tests/fuzz/replay.h"
 
 namespace tidepool::test {
 
+using namespace blockdev;
 using namespace pool;
 
 namespace {

@@ -36,9 +36,9 @@ inline void judge_state(pool::PoolState& state) {
   // What is written of it gives the same again.
   Input records = snapshot_of(state);
   PoolState copy = empty_state();
-  std::vector<std::string> findings;
+  std::vector<std::string> findings, losses;
   require(decode_records(records, copy).has_value(), "a snapshot can be read");
-  require(copy.finish_recovery(false, findings).has_value(), "a snapshot is sound");
+  require(copy.finish_recovery(false, findings, losses).has_value(), "a snapshot is sound");
   require(snapshot_of(copy) == records, "a snapshot of a snapshot is the same");
   // Everything in it can be taken out again.
   for (const auto& [vm_name, vm] : std::map(state.root().children)) {
@@ -56,8 +56,8 @@ inline void replay(std::span<const std::byte> records) {
     pool::PoolState state = empty_state();
     bool read = decode_records(records, state).has_value();
     if (!read && !tolerant) continue;  // tolerant: as far as it went
-    std::vector<std::string> findings;
-    bool sound = state.finish_recovery(tolerant, findings).has_value();
+    std::vector<std::string> findings, losses;
+    bool sound = state.finish_recovery(tolerant, findings, losses).has_value();
     require(sound || !tolerant, "a tolerant recovery goes to its end");
     if (sound) judge_state(state);
   }

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "blockdev/journal_format.h"
 #include "fs/pool/checkpoint_format.h"
-#include "fs/pool/journal_format.h"
 #include "fs/pool/superblock.h"
 #include "tests/unit/pool/pool_fixture.h"
 
 namespace tidepool::pool {
+
+using namespace blockdev;
 namespace {
 
 using test::SparseImage;

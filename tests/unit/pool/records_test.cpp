@@ -28,7 +28,7 @@ struct Recorder : RecordSink {
     return {};
   }
   Result<> map(NodeId disk, const Extent& e) override {
-    seen.push_back(fmt::format("map {}: {} {} {} {}", disk, e.block, e.pool, e.count, e.unwritten));
+    seen.push_back(fmt::format("map {}: {} {} {} {}", disk, e.block, e.physical, e.count, e.unwritten));
     return {};
   }
   Result<> unmap(NodeId disk, std::uint64_t block, std::uint64_t count) override {

@@ -10,11 +10,13 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "blockdev/extent_map.h"
 #include "fs/pool/checkpoint_format.h"
-#include "fs/pool/extent_map.h"
 #include "fs/pool/pool.h"
 
 namespace tidepool::pool {
+
+using blockdev::PackedExtent;
 namespace {
 
 using Slot = std::array<std::byte, Superblock::encoded_size>;
@@ -156,6 +158,10 @@ TEST(Uuid, IsRandomAndReadsAsVersionFour) {
     EXPECT_NE(std::string("89ab").find(text[19]), std::string::npos);
     EXPECT_TRUE(seen.insert(text).second);
   }
+}
+
+TEST(Superblock, BatchNumbersFollowTheGeneration) {
+  EXPECT_GT(first_batch(2), first_batch(1) + 1'000'000);
 }
 
 }  // namespace

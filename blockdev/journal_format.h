@@ -1,5 +1,5 @@
 // Journal batches: the records of one commit, in self-checking sectors
-// (pool_format.md).
+// (pool_format.md, layer_format.md).
 //
 // Each 512-byte sector carries its own checksum and says to which batch it
 // belongs, because that tells a torn write from damage: after a power loss a
@@ -14,16 +14,12 @@
 
 #include "base/result.h"
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 
 inline constexpr std::size_t journal_sector_bytes = 512;
 inline constexpr std::size_t journal_header_bytes = 32;
 inline constexpr std::size_t journal_payload_bytes = journal_sector_bytes - journal_header_bytes;
 inline constexpr std::size_t journal_unit_bytes = 4096;  // a batch begins and ends on one
-
-// Batch numbers never repeat in the life of a pool: the generation of the
-// superblock they follow, then a count.
-constexpr std::uint64_t first_batch(std::uint64_t generation) { return generation << 24; }
 
 // The bytes that a batch of `record_bytes` takes in the journal.
 constexpr std::uint64_t batch_bytes(std::uint64_t record_bytes) {
@@ -47,4 +43,4 @@ Result<std::uint64_t> decode_batch(std::span<const std::byte> journal, std::uint
 // the other: where a later one is, the journal does not end at `batch`.
 bool holds_later_batch(std::span<const std::byte> journal, std::uint64_t salt, std::uint64_t batch);
 
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

@@ -1,9 +1,9 @@
-#include "fs/pool/extent_map.h"
+#include "blockdev/extent_map.h"
 
 #include <algorithm>
 #include <iterator>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 
 namespace {
 
@@ -12,20 +12,20 @@ constexpr std::size_t leaf_step = 8;     // extents a leaf's memory grows by
 constexpr std::size_t leaf_sparse = 48;  // a leaf below this joins a neighbour if both fit
 
 bool joins(const Extent& left, const Extent& right) {
-  return left.end() == right.block && left.pool + left.count == right.pool &&
+  return left.end() == right.block && left.physical + left.count == right.physical &&
          left.unwritten == right.unwritten && left.count + right.count <= PackedExtent::count_limit;
 }
 
 }  // namespace
 
 PackedExtent PackedExtent::pack(const Extent& e) {
-  return {static_cast<std::uint32_t>(e.block), static_cast<std::uint32_t>(e.pool),
-          static_cast<std::uint32_t>((e.block >> 32) << 24 | (e.pool >> 32) << 16 |
+  return {static_cast<std::uint32_t>(e.block), static_cast<std::uint32_t>(e.physical),
+          static_cast<std::uint32_t>((e.block >> 32) << 24 | (e.physical >> 32) << 16 |
                                      (e.unwritten ? 0x8000u : 0u) | (e.count - 1))};
 }
 
 Extent PackedExtent::unpack() const {
-  return {block(), pool_low | std::uint64_t{(rest >> 16) & 0xff} << 32, (rest & 0x7fff) + 1,
+  return {block(), physical_low | std::uint64_t{(rest >> 16) & 0xff} << 32, (rest & 0x7fff) + 1,
           (rest & 0x8000) != 0};
 }
 
@@ -93,7 +93,7 @@ void ExtentMap::insert(const Extent& extent) {
     piece.count = std::min(rest.count, PackedExtent::count_limit);
     insert_one(piece);
     rest.block += piece.count;
-    rest.pool += piece.count;
+    rest.physical += piece.count;
     rest.count -= piece.count;
   }
 }
@@ -112,7 +112,7 @@ void ExtentMap::insert_one(const Extent& extent) {
       leaf->second[index] = PackedExtent::pack(*left);
       return;
     }
-    joined = {left->block, left->pool, left->count + extent.count, extent.unwritten};
+    joined = {left->block, left->physical, left->count + extent.count, extent.unwritten};
     remove(left->block, left->end(), [](const Extent&) {});
   }
   if (join_right) {
@@ -152,10 +152,10 @@ void ExtentMap::remove(std::uint64_t begin, std::uint64_t end,
       }
       std::uint64_t from = std::max(e.block, begin), to = std::min(e.end(), end);
       if (to < e.end()) {
-        tail = Extent{to, e.pool + (to - e.block), static_cast<std::uint32_t>(e.end() - to),
+        tail = Extent{to, e.physical + (to - e.block), static_cast<std::uint32_t>(e.end() - to),
                       e.unwritten};
       }
-      sink({from, e.pool + (from - e.block), static_cast<std::uint32_t>(to - from), e.unwritten});
+      sink({from, e.physical + (from - e.block), static_cast<std::uint32_t>(to - from), e.unwritten});
       if (from > e.block) {  // the head stays, in place
         Extent head = e;
         head.count = static_cast<std::uint32_t>(from - e.block);
@@ -216,4 +216,4 @@ std::uint64_t ExtentMap::memory_bytes() const {
   return total;
 }
 
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

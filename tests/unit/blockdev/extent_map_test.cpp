@@ -1,5 +1,5 @@
 // ExtentMap against a plain table with one entry per block.
-#include "fs/pool/extent_map.h"
+#include "blockdev/extent_map.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 namespace {
 
 constexpr std::uint64_t table_blocks = 20'000;
@@ -45,7 +45,7 @@ void expect_same(const ExtentMap& map, Oracle& oracle) {
     EXPECT_LE(e.count, PackedExtent::count_limit);
     for (; at < e.block; ++at) EXPECT_EQ(oracle.at(at).pool, nowhere) << at;
     for (; at < e.end(); ++at) {
-      Oracle::Cell cell{e.pool + (at - e.block), e.unwritten};
+      Oracle::Cell cell{e.physical + (at - e.block), e.unwritten};
       EXPECT_EQ(oracle.at(at), cell) << at;
     }
     ++extents;
@@ -86,7 +86,7 @@ TEST_P(ExtentMapRandom, AgreesWithATableOfBlocks) {
         EXPECT_LE(e.end(), begin + count);
         for (; at < e.block; ++at) EXPECT_EQ(oracle.at(at).pool, nowhere);
         for (; at < e.end(); ++at) {
-          Oracle::Cell cell{e.pool + (at - e.block), e.unwritten};
+          Oracle::Cell cell{e.physical + (at - e.block), e.unwritten};
           EXPECT_EQ(oracle.at(at), cell) << at;
           oracle.at(at) = {};
         }
@@ -97,7 +97,7 @@ TEST_P(ExtentMapRandom, AgreesWithATableOfBlocks) {
     auto found = map.find(probe);
     ASSERT_EQ(found.has_value(), oracle.at(probe).pool != nowhere) << probe;
     if (found) {
-      ASSERT_EQ(found->pool + (probe - found->block), oracle.at(probe).pool);
+      ASSERT_EQ(found->physical + (probe - found->block), oracle.at(probe).pool);
       ASSERT_EQ(found->unwritten, oracle.at(probe).unwritten);
       ASSERT_LT(probe, found->end());
     }
@@ -263,4 +263,4 @@ TEST_P(ExtentMapMemory, LongHolesPunched) {
 }
 
 }  // namespace
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

@@ -1,4 +1,4 @@
-#include "fs/pool/range_locks.h"
+#include "blockdev/range_locks.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 namespace {
 
 struct Lock : RangeLock {
@@ -116,4 +116,4 @@ TEST_F(RangeLocksTest, RandomOrder) {
 }
 
 }  // namespace
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

@@ -1,4 +1,4 @@
-#include "fs/pool/journal_format.h"
+#include "blockdev/journal_format.h"
 
 #include <algorithm>
 #include <cassert>
@@ -7,7 +7,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 
 namespace {
 
@@ -99,4 +99,4 @@ bool holds_later_batch(std::span<const std::byte> journal, std::uint64_t salt,
   return false;
 }
 
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

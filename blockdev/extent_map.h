@@ -1,8 +1,9 @@
-// Where a disk's blocks lie in the pool: a sorted map of extents.
+// Where a disk's blocks lie in what holds them (a pool, a layer, a chain): a
+// sorted map of extents.
 //
-// Pure: no I/O, no lock (the pool's lock guards it). The map at 4 KiB grain is
-// also the validity map: a block that is not in it reads as zeros, so a first
-// partial write exposes zeros without zeroing a chunk.
+// Pure: no I/O, no lock (the owner's lock guards it). The map at 4 KiB grain is
+// also the validity map: a block that is not in it reads as zeros (or from the
+// parent), so a first partial write exposes zeros without zeroing a chunk.
 //
 // Memory: 12 bytes an extent, in leaves of at most 128 that grow in small steps;
 // with leaf and index overhead about 13 to 15 bytes an extent.
@@ -16,13 +17,13 @@
 #include <utility>
 #include <vector>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 
 struct Extent {
-  std::uint64_t block = 0;  // first block of the disk, < block_limit
-  std::uint64_t pool = 0;   // first block of the pool, < block_limit
-  std::uint32_t count = 0;  // blocks
-  bool unwritten = false;   // provisioned, reads as zeros
+  std::uint64_t block = 0;     // first block of the disk, < block_limit
+  std::uint64_t physical = 0;  // first block where it lies, < block_limit
+  std::uint32_t count = 0;     // blocks
+  bool unwritten = false;      // reads as zeros
 
   std::uint64_t end() const { return block + count; }
   bool operator==(const Extent&) const = default;
@@ -30,12 +31,12 @@ struct Extent {
 
 // An extent as it is stored, in memory and in the formats: 12 bytes.
 struct PackedExtent {
-  static constexpr std::uint64_t block_limit = std::uint64_t{1} << 40;  // of disk and pool blocks
+  static constexpr std::uint64_t block_limit = std::uint64_t{1} << 40;  // of disk and physical blocks
   static constexpr std::uint32_t count_limit = 1u << 15;                // blocks in one extent
 
   std::uint32_t block_low = 0;
-  std::uint32_t pool_low = 0;
-  std::uint32_t rest = 0;  // block high 8 bits, pool high 8 bits, unwritten 1 bit, count - 1
+  std::uint32_t physical_low = 0;
+  std::uint32_t rest = 0;  // block high 8 bits, physical high 8 bits, unwritten 1 bit, count - 1
 
   static PackedExtent pack(const Extent& extent);
   Extent unpack() const;
@@ -94,11 +95,11 @@ void ExtentMap::for_range(std::uint64_t begin, std::uint64_t end, Sink&& sink) c
       Extent e = leaf->second[index].unpack();
       if (e.block >= end) return;
       std::uint64_t from = std::max(e.block, begin), to = std::min(e.end(), end);
-      Extent piece{from, e.pool + (from - e.block), static_cast<std::uint32_t>(to - from),
+      Extent piece{from, e.physical + (from - e.block), static_cast<std::uint32_t>(to - from),
                    e.unwritten};
       if (!sink(std::as_const(piece))) return;
     }
   }
 }
 
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

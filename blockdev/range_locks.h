@@ -4,18 +4,18 @@
 // block it does not fully cover, has it alone. A request that must wait is queued
 // and started in its turn. Reads take no lock.
 //
-// Pure; guarded by the pool's lock. Scans are linear: the lists hold no more than
+// Pure; guarded by the lock of the disk's owner. Scans are linear: the lists hold no more than
 // a queue depth.
 #pragma once
 
 #include <cstdint>
 
-namespace tidepool::pool {
+namespace tidepool::blockdev {
 
 struct RangeLock {
   std::uint64_t begin = 0, end = 0;  // blocks
   bool exclusive = false;
-  // Called (under the pool's lock) when a waiting lock has been granted.
+  // Called (under the owner's lock) when a waiting lock has been granted.
   void (*granted)(RangeLock& self) = nullptr;
 
   RangeLock* previous = nullptr;
@@ -79,4 +79,4 @@ class RangeLocks {
   List held_, waiting_;
 };
 
-}  // namespace tidepool::pool
+}  // namespace tidepool::blockdev

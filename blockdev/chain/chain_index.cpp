@@ -1,0 +1,113 @@
+#include "blockdev/chain/chain_index.h"
+
+#include <queue>
+
+namespace tidepool::blockdev::chain {
+
+Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
+  if (slots > PackedExtent::block_limit - next_base_) {
+    return fail(ErrorKind::no_space,
+                "the chain has too many slots in all its layers: flatten or commit some");
+  }
+  bases_.push_back(next_base_);
+  next_base_ += slots;
+  return layers() - 1;
+}
+
+void ChainIndex::trim_top(std::uint64_t slots) { next_base_ = bases_.back() + slots; }
+
+ChainPiece ChainIndex::piece_of(const Extent& e) const {
+  ChainPiece piece{.block = e.block, .count = e.count};
+  if (e.unwritten) {
+    piece.kind = ChainPiece::Kind::zero;
+    return piece;
+  }
+  const auto above = std::upper_bound(bases_.begin(), bases_.end(), e.physical);
+  piece.kind = ChainPiece::Kind::data;
+  piece.layer = static_cast<std::uint32_t>(above - bases_.begin()) - 1;
+  piece.slot = e.physical - bases_[piece.layer];
+  return piece;
+}
+
+namespace {
+
+// An extent on its way into the merged map.
+struct Source {
+  std::uint64_t block = 0, end = 0, physical = 0;
+  std::uint32_t layer = 0;
+  bool zero = false;
+};
+
+struct LowerLayer {
+  bool operator()(const Source& a, const Source& b) const { return a.layer < b.layer; }
+};
+
+}  // namespace
+
+void ChainIndex::build(std::span<const std::vector<Extent>> extents) {
+  std::vector<Source> sources;
+  std::size_t total = 0;
+  for (const auto& layer : extents) total += layer.size();
+  sources.reserve(total);
+  for (std::uint32_t layer = 0; layer < extents.size(); ++layer) {
+    for (const Extent& e : extents[layer]) {
+      sources.push_back({e.block, e.end(), e.unwritten ? e.block : bases_[layer] + e.physical,
+                         layer, e.unwritten});
+    }
+  }
+  std::sort(sources.begin(), sources.end(),
+            [](const Source& a, const Source& b) { return a.block < b.block; });
+  // A sweep over the blocks: of all sources that reach `at`, the highest layer's shows.
+  std::priority_queue<Source, std::vector<Source>, LowerLayer> reaching;
+  std::uint64_t at = 0;
+  const auto emit = [&](const Source& s, std::uint64_t end) {
+    if (end <= at) return;
+    map_.insert({at, s.physical + (at - s.block), static_cast<std::uint32_t>(end - at), s.zero});
+  };
+  for (auto next = sources.begin(); next != sources.end() || !reaching.empty();) {
+    if (!reaching.empty() && reaching.top().end <= at) {
+      reaching.pop();
+    } else if (reaching.empty()) {
+      at = std::max(at, next->block);
+      reaching.push(*next++);
+    } else if (const Source top = reaching.top();
+               next == sources.end() || next->block >= top.end) {
+      emit(top, top.end);
+      at = top.end;
+      reaching.pop();
+    } else {
+      if (next->layer > top.layer) {
+        emit(top, next->block);
+        at = std::max(at, next->block);
+      }
+      reaching.push(*next++);
+    }
+  }
+}
+
+void ChainIndex::put(std::uint64_t block, std::uint64_t physical, std::uint64_t count, bool zero) {
+  map_.remove(block, block + count, [](const Extent&) {});
+  while (count > 0) {
+    const auto n =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(count, PackedExtent::count_limit));
+    map_.insert({block, physical, n, zero});
+    block += n;
+    physical += n;
+    count -= n;
+  }
+}
+
+void ChainIndex::put_data(std::uint32_t layer, std::uint64_t block, std::uint64_t slot,
+                          std::uint64_t count) {
+  put(block, bases_[layer] + slot, count, false);
+}
+
+void ChainIndex::put_zero(std::uint64_t block, std::uint64_t count) {
+  put(block, block, count, true);
+}
+
+void ChainIndex::forget(std::uint64_t block, std::uint64_t count) {
+  map_.remove(block, block + count, [](const Extent&) {});
+}
+
+}  // namespace tidepool::blockdev::chain

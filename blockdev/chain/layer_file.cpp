@@ -1,0 +1,348 @@
+#include "blockdev/chain/layer_file.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/size_text.h"
+#include "blockdev/journal_format.h"
+
+namespace tidepool::blockdev::chain {
+
+namespace {
+
+constexpr std::uint64_t piece_bytes = std::uint64_t{1} << 20;      // read or written at once
+constexpr std::uint64_t extents_at_once = std::uint64_t{1} << 14;  // copied under the lock
+constexpr std::uint64_t sectors_at_once = std::uint64_t{1} << 11;
+
+}  // namespace
+
+LayerFile::LayerFile(std::shared_ptr<BlockStore> store, std::unique_ptr<SyncChannel> channel,
+                     LayerHeader header)
+    : store_(std::move(store)),
+      channel_(std::move(channel)),
+      header_(std::move(header)),
+      data_begin_(header_.data().offset),
+      next_batch_(header_.first_batch),
+      map_(header_.slots) {}
+
+Error LayerFile::named(Error error) const {
+  error.message = fmt::format("layer '{}': {}", name(), error.message);
+  return error;
+}
+
+Result<> LayerFile::barrier() { return channel_->flush(); }
+
+// --- creating and opening ---
+
+Result<std::unique_ptr<LayerFile>> LayerFile::create(std::shared_ptr<BlockStore> store,
+                                                     LayerHeader header) {
+  auto channel = SyncChannel::open(*store);
+  if (!channel) return std::unexpected(channel.error());
+  std::unique_ptr<LayerFile> layer(
+      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
+  if (auto r = layer->write_header(layer->header_); !r) return std::unexpected(r.error());
+  return layer;
+}
+
+Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> store) {
+  auto channel = SyncChannel::open(*store);
+  if (!channel) return std::unexpected(channel.error());
+  const std::string& name = store->name();
+  const std::uint64_t size = store->geometry().size;
+  if (size < 2 * LayerHeader::encoded_size)
+    return fail(ErrorKind::invalid_argument, "'{}' is not a layer: too small", name);
+  AlignedBuffer slots(2 * LayerHeader::encoded_size);
+  if (auto r = (*channel)->read(0, slots.span()); !r) return std::unexpected(r.error());
+  LayerHeader header;
+  bool found = false, newer = false, corrupt = false;
+  for (std::size_t i = 0; i < 2; ++i) {
+    LayerHeader candidate;
+    switch (decode(slots.span().subspan(i * LayerHeader::encoded_size), candidate)) {
+      case HeaderState::valid:
+        if (!found || candidate.generation > header.generation) header = std::move(candidate);
+        found = true;
+        break;
+      case HeaderState::newer:
+        newer = true;
+        break;
+      case HeaderState::corrupt:
+        corrupt = true;
+        break;
+      case HeaderState::absent:
+        break;
+    }
+  }
+  if (newer) {
+    return fail(ErrorKind::unsupported,
+                "layer '{}' was made by a later version: this one reads version {}", name,
+                LayerHeader::version);
+  }
+  if (!found && corrupt)
+    return fail(ErrorKind::corrupt, "layer '{}': both copies of the header are damaged", name);
+  if (!found) return fail(ErrorKind::invalid_argument, "'{}' is not a layer", name);
+  if (size < header.file_bytes()) {
+    return fail(ErrorKind::corrupt, "layer '{}' was cut off: {} of {} are there", name,
+                format_size(size), format_size(header.file_bytes()));
+  }
+  std::unique_ptr<LayerFile> layer(
+      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
+  auto read = layer->read_index();
+  if (read && layer->header_.state == LayerState::active) read = layer->replay_journal();
+  if (!read) return std::unexpected(layer->named(read.error()));
+  return layer;
+}
+
+Result<> LayerFile::read_index() {
+  const Area area = header_.index(header_.active_index);
+  const std::uint64_t bytes = header_.index_pages * index_page_bytes;
+  AlignedBuffer buffer(std::min(bytes, piece_bytes));
+  std::vector<Extent> extents;
+  std::uint64_t previous_end = 0, high_water = 0;
+  for (std::uint64_t at = 0; at < bytes; at += buffer.size()) {
+    auto data = buffer.span().first(std::min<std::uint64_t>(buffer.size(), bytes - at));
+    if (auto r = channel_->read(area.offset + at, data); !r) return r;
+    extents.clear();
+    for (std::size_t page = 0; page < data.size(); page += index_page_bytes) {
+      auto r = decode_index_page(data.subspan(page), header_, (at + page) / index_page_bytes,
+                                 previous_end, extents);
+      if (!r) return r;
+    }
+    for (const Extent& extent : extents) {
+      map_.load(extent);
+      if (!extent.unwritten)
+        high_water = std::max<std::uint64_t>(high_water, extent.physical + extent.count);
+    }
+  }
+  if (header_.state == LayerState::sealed) {
+    map_.loaded();
+    return {};
+  }
+  // What is rewritten in place later must be known in full.
+  auto sectors = read_hashes(0, (high_water + hashes_per_sector - 1) / hashes_per_sector);
+  if (!sectors) return std::unexpected(sectors.error());
+  install(*sectors);
+  return {};
+}
+
+Result<std::vector<LayerFile::NumberedSector>> LayerFile::read_hashes(std::uint64_t first,
+                                                                      std::uint64_t end) {
+  const Area area = header_.hashes();
+  constexpr std::uint64_t page = 4096 / hash_sector_bytes;  // sectors
+  first = first / page * page;
+  const std::uint64_t stop = std::min((end + page - 1) / page * page, area.length / hash_sector_bytes);
+  std::vector<NumberedSector> sectors;
+  if (first >= stop) return sectors;
+  sectors.resize(std::min(end, stop) - first);
+  AlignedBuffer buffer(std::min((stop - first) * hash_sector_bytes, piece_bytes));
+  for (std::uint64_t at = first; at < stop;) {
+    const std::uint64_t count =
+        std::min<std::uint64_t>(buffer.size() / hash_sector_bytes, stop - at);
+    auto data = buffer.span().first(count * hash_sector_bytes);
+    if (auto r = channel_->read(area.offset + at * hash_sector_bytes, data); !r)
+      return std::unexpected(r.error());
+    for (std::uint64_t i = 0; i < count && at + i < end; ++i) {
+      NumberedSector& sector = sectors[at + i - first];
+      sector.number = at + i;
+      auto r = decode_hash_sector(data.subspan(i * hash_sector_bytes, hash_sector_bytes),
+                                  header_.salt(), at + i, sector.hashes);
+      if (!r) return std::unexpected(r.error());
+    }
+    at += count;
+  }
+  return sectors;
+}
+
+void LayerFile::install(const std::vector<NumberedSector>& sectors) {
+  for (const NumberedSector& sector : sectors) {
+    if (!map_.hashes().sector(sector.number))
+      map_.hashes().make_sector(sector.number) = sector.hashes;
+  }
+}
+
+Result<> LayerFile::replay_journal() {
+  const Area area = header_.journal();
+  AlignedBuffer journal(area.length);
+  if (auto r = channel_->read(area.offset, journal.span()); !r) return r;
+  std::vector<std::byte> records;
+  for (;;) {
+    const auto rest = std::span<const std::byte>(journal.span()).subspan(journal_at_);
+    auto size = rest.empty() ? 0 : decode_batch(rest, header_.salt(), next_batch_, records);
+    if (!size) return std::unexpected(size.error());
+    if (*size == 0) {
+      if (!rest.empty() && holds_later_batch(rest, header_.salt(), next_batch_)) {
+        return fail(ErrorKind::corrupt, "journal: batch {} at byte {} is missing, later ones are there",
+                    next_batch_, journal_at_);
+      }
+      break;
+    }
+    auto r = decode_records(records, header_,
+                            [&](const LayerRecord& record) { map_.replay(record); });
+    if (!r) return r;
+    journal_at_ += *size;
+    ++next_batch_;
+  }
+  map_.loaded();
+  return {};
+}
+
+// --- changing ---
+
+Result<> LayerFile::write_header(LayerHeader next) {
+  ++next.generation;
+  const auto encoded = encode(next);
+  AlignedBuffer slot(encoded.size());
+  std::copy(encoded.begin(), encoded.end(), slot.data());
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    if (auto r = channel_->write(i * LayerHeader::encoded_size, slot.span()); !r) return r;
+    if (auto r = barrier(); !r) return r;
+  }
+  header_ = std::move(next);
+  return {};
+}
+
+Result<> LayerFile::append_batch(std::span<const std::byte> records) {
+  AlignedBuffer batch(batch_bytes(records.size()));
+  encode_batch(batch.span(), header_.salt(), next_batch_, records);
+  if (auto r = channel_->write(header_.journal().offset + journal_at_, batch.span()); !r) return r;
+  if (!sabotage.skip_journal_barrier) {
+    if (auto r = barrier(); !r) return r;
+  }
+  journal_at_ += batch.size();
+  ++next_batch_;
+  return {};
+}
+
+Result<> LayerFile::settle(Result<> done) {
+  if (done) return done;
+  failed_ = named(done.error());
+  return std::unexpected(*failed_);
+}
+
+Result<> LayerFile::commit(std::mutex& chain_lock) {
+  const std::lock_guard io(io_mutex_);
+  if (failed_) return std::unexpected(*failed_);
+  return settle(commit_locked(chain_lock));
+}
+
+Result<> LayerFile::seal(std::mutex& chain_lock, const std::string& name) {
+  const std::lock_guard io(io_mutex_);
+  if (failed_) return std::unexpected(*failed_);
+  return settle(seal_locked(chain_lock, name));
+}
+
+Result<> LayerFile::commit_locked(std::mutex& chain_lock) {
+  std::vector<std::byte> records;
+  {
+    const std::lock_guard lock(chain_lock);
+    records = map_.begin_commit();
+  }
+  Result<> done;
+  if (records.empty()) {
+    // Nothing new is mapped; what was is stable since the last commit.
+  } else if (batch_bytes(records.size()) <= header_.journal_bytes - journal_at_) {
+    if (!sabotage.skip_data_barrier) done = barrier();
+    if (done) done = append_batch(records);
+  } else {
+    LayerHeader next = header_;
+    next.first_batch = next_batch_;
+    done = write_map(chain_lock, next);
+    if (done) done = write_header(std::move(next));
+    journal_at_ = 0;
+  }
+  if (!done) return done;
+  const std::lock_guard lock(chain_lock);
+  map_.committed();
+  return {};
+}
+
+// The map and the hashes as they are now, to the index that is not active. What
+// changes meanwhile may be in it or not: the next batch holds it again.
+Result<> LayerFile::write_map(std::mutex& chain_lock, LayerHeader& next) {
+  std::vector<PackedExtent> extents;
+  for (std::uint64_t at = 0; at < header_.blocks();) {
+    const std::lock_guard lock(chain_lock);
+    const std::size_t before = extents.size();
+    std::uint64_t end = header_.blocks();
+    map_.extents().for_range(at, end, [&](const Extent& e) {
+      extents.push_back(PackedExtent::pack(e));
+      if (extents.size() - before < extents_at_once) return true;
+      end = e.end();
+      return false;
+    });
+    at = end;
+  }
+  std::vector<HashSector> sectors;
+  for (bool more = true; more;) {
+    const std::lock_guard lock(chain_lock);
+    const std::uint64_t end =
+        std::min<std::uint64_t>(sectors.size() + sectors_at_once, map_.hashes().sectors());
+    for (std::uint64_t i = sectors.size(); i < end; ++i) {
+      const HashSector* const sector = map_.hashes().sector(i);
+      sectors.push_back(sector ? *sector : HashSector{});
+    }
+    more = end < map_.hashes().sectors();
+  }
+  // Everything copied was mapped after its data had been written: now it is stable.
+  if (auto r = barrier(); !r) return r;
+
+  next.active_index = header_.active_index ^ 1;
+  next.index_pages = (extents.size() + extents_per_page - 1) / extents_per_page;
+  AlignedBuffer buffer(piece_bytes);
+  const auto write_all = [&](std::uint64_t offset, std::uint64_t count, std::uint64_t unit,
+                             auto&& encode_one) -> Result<> {
+    const std::uint64_t per_piece = buffer.size() / unit;
+    for (std::uint64_t at = 0; at < count; at += per_piece) {
+      const std::uint64_t n = std::min(per_piece, count - at);
+      for (std::uint64_t i = 0; i < n; ++i)
+        encode_one(buffer.span().subspan(i * unit, unit), at + i);
+      auto r = channel_->write(offset + at * unit, buffer.span().first(n * unit));
+      if (!r) return r;
+    }
+    return {};
+  };
+  auto r = write_all(
+      header_.index(next.active_index).offset, next.index_pages, index_page_bytes,
+      [&](std::span<std::byte> page, std::uint64_t number) {
+        auto rest = std::span<const PackedExtent>(extents).subspan(number * extents_per_page);
+        encode_index_page(page, header_.salt(), next.first_batch, number,
+                          rest.first(std::min(rest.size(), extents_per_page)));
+      });
+  if (!r) return r;
+  r = write_all(header_.hashes().offset, sectors.size(), hash_sector_bytes,
+                [&](std::span<std::byte> sector, std::uint64_t number) {
+                  encode_hash_sector(sector, header_.salt(), number, sectors[number]);
+                });
+  if (!r) return r;
+  return barrier();
+}
+
+Result<> LayerFile::seal_locked(std::mutex& chain_lock, const std::string& name) {
+  {
+    const std::lock_guard lock(chain_lock);
+    map_.begin_commit();
+  }
+  LayerHeader next = header_;
+  next.first_batch = next_batch_;
+  next.state = LayerState::sealed;
+  ++next.content;
+  next.name = name;
+  auto done = write_map(chain_lock, next);
+  if (done) done = write_header(std::move(next));
+  if (!done) return done;
+  const std::lock_guard lock(chain_lock);
+  map_.committed();
+  return {};
+}
+
+Result<> LayerFile::load_hashes(std::mutex& chain_lock, std::uint64_t slot, std::uint64_t count) {
+  const std::lock_guard io(io_mutex_);
+  auto sectors = read_hashes(slot / hashes_per_sector,
+                             (slot + count + hashes_per_sector - 1) / hashes_per_sector);
+  if (!sectors) return std::unexpected(named(sectors.error()));
+  const std::lock_guard lock(chain_lock);
+  install(*sectors);
+  return {};
+}
+
+}  // namespace tidepool::blockdev::chain

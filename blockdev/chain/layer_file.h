@@ -1,0 +1,91 @@
+// One layer in its file: opening and recovery, commit, sealing. The thin shell
+// around LayerMap and layer_format.
+//
+// Data blocks are read and written by the chain's channels, straight on store();
+// this class moves everything else, with blocking calls.
+//
+// Threads: commit() and seal() from any thread, one at a time by a lock of their
+// own; they take the chain's lock (given to them) only around the map, never
+// during I/O. load_hashes() likewise.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "blockdev/block_store.h"
+#include "blockdev/chain/layer_format.h"
+#include "blockdev/chain/layer_map.h"
+#include "blockdev/sync_channel.h"
+
+namespace tidepool::blockdev::chain {
+
+// What a test may break on purpose (each must turn a crash test red).
+struct Sabotage {
+  bool skip_data_barrier = false;     // the journal may speak of data that is not stable
+  bool skip_journal_barrier = false;  // a flush may return before its batch is stable
+};
+
+class LayerFile {
+ public:
+  // Writes an empty, active layer to `store`, which must be header.file_bytes()
+  // large and hold zeros; stable when it returns.
+  static Result<std::unique_ptr<LayerFile>> create(std::shared_ptr<BlockStore> store,
+                                                   LayerHeader header);
+  // Reads the header and the map; an active layer's journal is replayed. Writes nothing.
+  static Result<std::unique_ptr<LayerFile>> open(std::shared_ptr<BlockStore> store);
+
+  const LayerHeader& header() const { return header_; }
+  const std::string& name() const { return store_->name(); }
+  BlockStore& store() { return *store_; }
+  LayerMap& map() { return map_; }  // guarded by the chain's lock
+  const LayerMap& map() const { return map_; }
+  std::uint64_t data_offset(std::uint64_t slot) const {  // bytes, in the file
+    return data_begin_ + slot * block_bytes;
+  }
+
+  // Everything that was mapped before is stable afterwards. After a failure what is
+  // stable is not known: every later commit and seal fails, too.
+  Result<> commit(std::mutex& chain_lock);
+  // Commits, writes the whole map, and makes the layer read-only for good.
+  Result<> seal(std::mutex& chain_lock, const std::string& name);
+  // A sealed layer's hashes for the slots [slot, slot + count).
+  Result<> load_hashes(std::mutex& chain_lock, std::uint64_t slot, std::uint64_t count);
+
+  Sabotage sabotage;  // set before the first use
+
+ private:
+  LayerFile(std::shared_ptr<BlockStore> store, std::unique_ptr<SyncChannel> channel,
+            LayerHeader header);
+  Result<> read_index();
+  struct NumberedSector {
+    std::uint64_t number = 0;
+    HashSector hashes{};
+  };
+  Result<std::vector<NumberedSector>> read_hashes(std::uint64_t first, std::uint64_t end);
+  void install(const std::vector<NumberedSector>& sectors);
+  Result<> replay_journal();
+  Result<> write_map(std::mutex& chain_lock, LayerHeader& next);
+  Result<> write_header(LayerHeader next);
+  Result<> commit_locked(std::mutex& chain_lock);
+  Result<> seal_locked(std::mutex& chain_lock, const std::string& name);
+  Result<> settle(Result<> done);
+  Result<> append_batch(std::span<const std::byte> records);
+  Result<> barrier();
+  Error named(Error error) const;
+
+  const std::shared_ptr<BlockStore> store_;
+  std::mutex io_mutex_;  // guards channel_, header_, the journal's place; taken before the chain's
+  const std::unique_ptr<SyncChannel> channel_;
+  LayerHeader header_;
+  std::uint64_t data_begin_ = 0;
+  std::uint64_t journal_at_ = 0;  // bytes used of the journal
+  std::uint64_t next_batch_ = 1;
+  std::optional<Error> failed_;
+  LayerMap map_;
+};
+
+}  // namespace tidepool::blockdev::chain

@@ -1,0 +1,206 @@
+#include "blockdev/chain/layer_map.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+namespace tidepool::blockdev::chain {
+
+namespace {
+
+// A record's count has 24 bits; and no batch of the journal need hold more of one.
+constexpr std::uint64_t record_most = 1u << 15;
+// Large requests go to fresh slots rather than into many small holes.
+constexpr std::uint64_t large_request = 16;
+
+Extent free_extent(const SlotRun& run) {
+  return {run.slot, run.slot, static_cast<std::uint32_t>(run.count), false};
+}
+
+}  // namespace
+
+const HashSector* HashTable::sector(std::uint64_t number) const {
+  return number < sectors_.size() ? sectors_[number].get() : nullptr;
+}
+
+HashSector& HashTable::make_sector(std::uint64_t number) {
+  if (number >= sectors_.size()) sectors_.resize(number + 1);
+  auto& sector = sectors_[number];
+  if (!sector) {
+    sector = std::make_unique<HashSector>();
+    ++loaded_;
+  }
+  return *sector;
+}
+
+std::optional<std::uint64_t> HashTable::find(std::uint64_t slot) const {
+  const HashSector* const found = sector(slot / hashes_per_sector);
+  if (!found) return std::nullopt;
+  return (*found)[slot % hashes_per_sector];
+}
+
+void HashTable::set(std::uint64_t slot, std::uint64_t hash) {
+  make_sector(slot / hashes_per_sector)[slot % hashes_per_sector] = hash;
+}
+
+std::uint64_t HashTable::memory_bytes() const {
+  constexpr std::uint64_t heap_overhead = 8;  // of each sector's allocation
+  return sectors_.capacity() * sizeof(void*) + loaded_ * (sizeof(HashSector) + heap_overhead);
+}
+
+// --- reading ---
+
+void LayerMap::replay(const LayerRecord& record) {
+  extents_.remove(record.block, record.block + record.count, [](const Extent&) {});
+  const auto insert = [&](std::uint64_t physical, bool unwritten) {
+    std::uint64_t block = record.block, left = record.count;
+    while (left > 0) {
+      const auto count =
+          static_cast<std::uint32_t>(std::min<std::uint64_t>(left, PackedExtent::count_limit));
+      extents_.insert({block, physical, count, unwritten});
+      block += count;
+      physical += count;
+      left -= count;
+    }
+  };
+  switch (record.kind) {
+    case LayerRecord::Kind::map:
+      insert(record.slot, false);
+      for (std::uint64_t i = 0; i < record.count; ++i)
+        hashes_.set(record.slot + i, record.hashes[i]);
+      break;
+    case LayerRecord::Kind::zero:
+      insert(record.block, true);
+      break;
+    case LayerRecord::Kind::forget:
+      break;
+  }
+}
+
+void LayerMap::loaded() {
+  std::vector<SlotRun> used;
+  used.reserve(extents_.size());
+  extents_.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+    if (!e.unwritten) used.push_back({e.physical, e.count});
+    return true;
+  });
+  std::sort(used.begin(), used.end(),
+            [](const SlotRun& a, const SlotRun& b) { return a.slot < b.slot; });
+  free_ = {};
+  free_blocks_ = high_water_ = 0;
+  for (const SlotRun& run : used) {
+    if (run.slot > high_water_) {
+      const std::uint64_t begin = high_water_;
+      high_water_ = run.slot;
+      release({begin, run.slot - begin});
+    }
+    high_water_ = std::max(high_water_, run.slot + run.count);
+  }
+}
+
+// --- changing ---
+
+bool LayerMap::take(std::uint64_t count, std::vector<SlotRun>& runs) {
+  const std::uint64_t fresh = slots_ - high_water_;
+  if (count > fresh + free_blocks_) return false;
+  const auto take_fresh = [&](std::uint64_t n) {
+    runs.push_back({high_water_, n});
+    high_water_ += n;
+  };
+  // What was freed comes first, so that the file grows no larger than it must.
+  if (free_blocks_ < count || (count >= large_request && fresh >= count)) {
+    auto run = free_.find_from(cursor_);
+    if (!run || run->count < count) {
+      const std::uint64_t now = std::min(count, fresh);
+      if (now > 0) take_fresh(now);
+      count -= now;
+    }
+  }
+  while (count > 0) {
+    auto run = free_.find_from(cursor_);
+    if (!run) {
+      cursor_ = 0;
+      continue;
+    }
+    const std::uint64_t begin = std::max(run->block, cursor_);
+    const std::uint64_t n = std::min(count, run->end() - begin);
+    free_.remove(begin, begin + n, [](const Extent&) {});
+    free_blocks_ -= n;
+    runs.push_back({begin, n});
+    cursor_ = begin + n;
+    count -= n;
+  }
+  return true;
+}
+
+void LayerMap::release(const SlotRun& run) {
+  SlotRun left = run;
+  free_blocks_ += left.count;
+  while (left.count > 0) {
+    SlotRun piece{left.slot, std::min<std::uint64_t>(left.count, PackedExtent::count_limit)};
+    free_.insert(free_extent(piece));
+    left.slot += piece.count;
+    left.count -= piece.count;
+  }
+}
+
+void LayerMap::give_back(const SlotRun& run) { release(run); }
+
+void LayerMap::unmap(std::uint64_t block, std::uint64_t count) {
+  extents_.remove(block, block + count, [&](const Extent& e) {
+    if (e.unwritten) return;
+    if (reuse_at_once_) return release({e.physical, e.count});
+    freed_.push_back({e.physical, e.count});
+    freed_blocks_ += e.count;
+  });
+}
+
+void LayerMap::map(std::uint64_t block, const SlotRun& run, const std::uint64_t* hashes) {
+  unmap(block, run.count);
+  SlotRun left = run;
+  while (left.count > 0) {
+    const std::uint64_t n = std::min(left.count, record_most);
+    extents_.insert({block, left.slot, static_cast<std::uint32_t>(n), false});
+    for (std::uint64_t i = 0; i < n; ++i) hashes_.set(left.slot + i, hashes[i]);
+    append(records_, {LayerRecord::Kind::map, block, n, left.slot, {hashes, n}});
+    block += n;
+    hashes += n;
+    left.slot += n;
+    left.count -= n;
+  }
+}
+
+void LayerMap::zero(std::uint64_t block, std::uint64_t count) {
+  unmap(block, count);
+  append(records_, {.kind = LayerRecord::Kind::zero, .block = block, .count = count});
+  while (count > 0) {
+    const auto n =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(count, PackedExtent::count_limit));
+    extents_.insert({block, block, n, true});
+    block += n;
+    count -= n;
+  }
+}
+
+void LayerMap::forget(std::uint64_t block, std::uint64_t count) {
+  unmap(block, count);
+  append(records_, {.kind = LayerRecord::Kind::forget, .block = block, .count = count});
+}
+
+std::vector<std::byte> LayerMap::begin_commit() {
+  committing_ = std::exchange(freed_, {});
+  freed_blocks_ = 0;
+  return std::exchange(records_, {});
+}
+
+void LayerMap::committed() {
+  for (const SlotRun& run : committing_) release(run);
+  committing_.clear();
+}
+
+std::uint64_t LayerMap::memory_bytes() const {
+  return extents_.memory_bytes() + free_.memory_bytes() + hashes_.memory_bytes() +
+         (freed_.capacity() + committing_.capacity()) * sizeof(SlotRun) + records_.capacity();
+}
+
+}  // namespace tidepool::blockdev::chain
