@@ -35,30 +35,12 @@ Result<> LayerFile::barrier() { return channel_->flush(); }
 
 // --- creating and opening ---
 
-Result<std::unique_ptr<LayerFile>> LayerFile::create(std::shared_ptr<BlockStore> store,
-                                                     LayerHeader header) {
-  auto channel = SyncChannel::open(*store);
-  if (!channel) return std::unexpected(channel.error());
-  std::unique_ptr<LayerFile> layer(
-      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
-  if (auto r = layer->write_header(layer->header_); !r) return std::unexpected(r.error());
-  return layer;
-}
-
-Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> store) {
-  auto channel = SyncChannel::open(*store);
-  if (!channel) return std::unexpected(channel.error());
-  const std::string& name = store->name();
-  const std::uint64_t size = store->geometry().size;
-  if (size < 2 * LayerHeader::encoded_size)
-    return fail(ErrorKind::invalid_argument, "'{}' is not a layer: too small", name);
-  AlignedBuffer slots(2 * LayerHeader::encoded_size);
-  if (auto r = (*channel)->read(0, slots.span()); !r) return std::unexpected(r.error());
+Result<LayerHeader> read_header(std::span<const std::byte> slots, const std::string& name) {
   LayerHeader header;
   bool found = false, newer = false, corrupt = false;
   for (std::size_t i = 0; i < 2; ++i) {
     LayerHeader candidate;
-    switch (decode(slots.span().subspan(i * LayerHeader::encoded_size), candidate)) {
+    switch (decode(slots.subspan(i * LayerHeader::encoded_size), candidate)) {
       case HeaderState::valid:
         if (!found || candidate.generation > header.generation) header = std::move(candidate);
         found = true;
@@ -81,6 +63,31 @@ Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> s
   if (!found && corrupt)
     return fail(ErrorKind::corrupt, "layer '{}': both copies of the header are damaged", name);
   if (!found) return fail(ErrorKind::invalid_argument, "'{}' is not a layer", name);
+  return header;
+}
+
+Result<std::unique_ptr<LayerFile>> LayerFile::create(std::shared_ptr<BlockStore> store,
+                                                     LayerHeader header) {
+  auto channel = SyncChannel::open(*store);
+  if (!channel) return std::unexpected(channel.error());
+  std::unique_ptr<LayerFile> layer(
+      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
+  if (auto r = layer->write_header(layer->header_); !r) return std::unexpected(r.error());
+  return layer;
+}
+
+Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> store) {
+  auto channel = SyncChannel::open(*store);
+  if (!channel) return std::unexpected(channel.error());
+  const std::string& name = store->name();
+  const std::uint64_t size = store->geometry().size;
+  if (size < 2 * LayerHeader::encoded_size)
+    return fail(ErrorKind::invalid_argument, "'{}' is not a layer: too small", name);
+  AlignedBuffer slots(2 * LayerHeader::encoded_size);
+  if (auto r = (*channel)->read(0, slots.span()); !r) return std::unexpected(r.error());
+  auto decoded = read_header(slots.span(), name);
+  if (!decoded) return std::unexpected(decoded.error());
+  LayerHeader header = std::move(*decoded);
   if (size < header.file_bytes()) {
     return fail(ErrorKind::corrupt, "layer '{}' was cut off: {} of {} are there", name,
                 format_size(size), format_size(header.file_bytes()));

@@ -29,6 +29,10 @@ struct Sabotage {
   bool skip_journal_barrier = false;  // a flush may return before its batch is stable
 };
 
+// The newer valid header of the two slots, which `slots` holds one behind the other;
+// `name` is for messages.
+Result<LayerHeader> read_header(std::span<const std::byte> slots, const std::string& name);
+
 class LayerFile {
  public:
   // Writes an empty, active layer to `store`, which must be header.file_bytes()
