@@ -162,9 +162,9 @@ void Chain::commit_loop() {
       served.swap(waiting_);
     }
     int error = 0;
-    if (auto committed = top().commit(mutex_); !committed) {
-      error = committed.error().errno_value;
-      log().error("{}", committed.error().message);
+    if (auto done = stop ? top().close(mutex_) : top().commit(mutex_); !done) {
+      error = done.error().errno_value;
+      log().error("{}", done.error().message);
     }
     for (auto& done : served) done(error);
   }

@@ -189,6 +189,10 @@ Result<> LayerFile::replay_journal() {
     journal_at_ += *size;
     ++next_batch_;
   }
+  if (header_.closed_batch != 0 && next_batch_ != header_.closed_batch) {
+    return fail(ErrorKind::corrupt, "journal: it ends before batch {}, but was closed before batch {}",
+                next_batch_, header_.closed_batch);
+  }
   map_.loaded();
   return {};
 }
@@ -232,10 +236,25 @@ Result<> LayerFile::commit(std::mutex& chain_lock) {
   return settle(commit_locked(chain_lock));
 }
 
+Result<> LayerFile::close(std::mutex& chain_lock) {
+  const std::lock_guard io(io_mutex_);
+  if (failed_) return std::unexpected(*failed_);
+  return settle(close_locked(chain_lock));
+}
+
 Result<> LayerFile::seal(std::mutex& chain_lock, const std::string& name) {
   const std::lock_guard io(io_mutex_);
   if (failed_) return std::unexpected(*failed_);
   return settle(seal_locked(chain_lock, name));
+}
+
+Result<> LayerFile::close_locked(std::mutex& chain_lock) {
+  if (header_.state == LayerState::sealed) return {};
+  if (auto r = commit_locked(chain_lock); !r) return r;
+  if (header_.closed_batch == next_batch_) return {};
+  LayerHeader next = header_;
+  next.closed_batch = next_batch_;
+  return write_header(std::move(next));
 }
 
 Result<> LayerFile::commit_locked(std::mutex& chain_lock) {
@@ -248,11 +267,17 @@ Result<> LayerFile::commit_locked(std::mutex& chain_lock) {
   if (records.empty()) {
     // Nothing new is mapped; what was is stable since the last commit.
   } else if (batch_bytes(records.size()) <= header_.journal_bytes - journal_at_) {
-    if (!sabotage.skip_data_barrier) done = barrier();
+    if (header_.closed_batch != 0) {
+      LayerHeader next = header_;
+      next.closed_batch = 0;
+      done = write_header(std::move(next));
+    }
+    if (done && !sabotage.skip_data_barrier) done = barrier();
     if (done) done = append_batch(records);
   } else {
     LayerHeader next = header_;
     next.first_batch = next_batch_;
+    next.closed_batch = 0;
     done = write_map(chain_lock, next);
     if (done) done = write_header(std::move(next));
     journal_at_ = 0;
@@ -331,6 +356,7 @@ Result<> LayerFile::seal_locked(std::mutex& chain_lock, const std::string& name)
   }
   LayerHeader next = header_;
   next.first_batch = next_batch_;
+  next.closed_batch = 0;
   next.state = LayerState::sealed;
   ++next.content;
   next.name = name;

@@ -54,6 +54,9 @@ class LayerFile {
   // Everything that was mapped before is stable afterwards. After a failure what is
   // stable is not known: every later commit and seal fails, too.
   Result<> commit(std::mutex& chain_lock);
+  // Commits and notes where the journal ends, so that a part of it that is lost
+  // later is noticed. The layer may be changed again afterwards.
+  Result<> close(std::mutex& chain_lock);
   // Commits, writes the whole map, and makes the layer read-only for good.
   Result<> seal(std::mutex& chain_lock, const std::string& name);
   // A sealed layer's hashes for the slots [slot, slot + count).
@@ -75,6 +78,7 @@ class LayerFile {
   Result<> write_map(std::mutex& chain_lock, LayerHeader& next);
   Result<> write_header(LayerHeader next);
   Result<> commit_locked(std::mutex& chain_lock);
+  Result<> close_locked(std::mutex& chain_lock);
   Result<> seal_locked(std::mutex& chain_lock, const std::string& name);
   Result<> settle(Result<> done);
   Result<> append_batch(std::span<const std::byte> records);

@@ -93,6 +93,7 @@ std::array<std::byte, LayerHeader::encoded_size> encode(const LayerHeader& h) {
   for (int i = 0; i < 5; ++i) e.u8(0);
   e.u64(h.index_pages);
   e.u64(h.first_batch);
+  e.u64(h.closed_batch);
   e.i64(h.created_seconds);
   e.bytes(std::as_bytes(std::span(h.parent.uuid)));
   e.u64(h.parent.content);
@@ -138,6 +139,7 @@ HeaderState decode(std::span<const std::byte> slot, LayerHeader& out) {
   d.bytes(5);
   h.index_pages = d.u64();
   h.first_batch = d.u64();
+  h.closed_batch = d.u64();
   h.created_seconds = d.i64();
   take_uuid(h.parent.uuid);
   h.parent.content = d.u64();

@@ -55,7 +55,8 @@ struct LayerHeader {
   LayerState state = LayerState::active;
   std::uint8_t active_index = 0;    // 0 or 1
   std::uint64_t index_pages = 0;    // of the active index
-  std::uint64_t first_batch = 1;    // of the journal that follows it
+  std::uint64_t first_batch = 1;     // of the journal that follows it
+  std::uint64_t closed_batch = 0;   // what would come next, when it was closed; 0: in use
   std::int64_t created_seconds = 0;  // since 1970
   ParentReference parent;
   std::string name;

@@ -17,6 +17,7 @@ LayerHeader sample() {
   header.active_index = 1;
   header.index_pages = 12;
   header.first_batch = 99;
+  header.closed_batch = 120;
   header.created_seconds = 1'700'000'000;
   header.parent = {ParentKind::layer, "base.layer", new_uuid(), 5, header.size, -1};
   header.name = "before the upgrade";
