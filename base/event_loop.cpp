@@ -147,10 +147,10 @@ void EventLoop::stop() {
 }
 
 void EventLoop::post(std::function<void()> task) {
-  {
-    const std::lock_guard lock(posted_mutex_);
-    posted_.push_back(std::move(task));
-  }
+  // All under the lock: what the task does may end the loop's life, and it cannot
+  // run before the lock is free.
+  const std::lock_guard lock(posted_mutex_);
+  posted_.push_back(std::move(task));
   if (!posted_pending_.exchange(true)) wake();
 }
 
