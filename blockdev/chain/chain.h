@@ -6,8 +6,10 @@
 // free slots of the top layer and is mapped when it is there, so that a crash
 // shows a block's old content or the new one, and a flush makes the new one stable.
 //
-// Discard and zero are one here: the blocks read as zeros and take no space. So do
+// Discard and zero are one here: the blocks read as zeros and take no slots. So do
 // blocks of zeros that are written.
+//
+// Limit: slots that were given up serve later writes, but are not punched on the host.
 //
 // Threads: a channel per loop, any number. lock() guards the index, the layers'
 // maps and the range locks; it is never held during I/O. Commits run on a thread

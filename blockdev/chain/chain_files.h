@@ -36,8 +36,8 @@ Result<std::shared_ptr<Chain>> open_chain(const std::filesystem::path& top,
                                           const ChainOptions& options);
 
 // Seals the top layer as checkpoint `name` in the file `kept` and puts a new, empty
-// top layer in its place, at one instant: a crash leaves either the one or the
-// other. The chain must not be open. Repeatable after a crash.
+// top layer in its place by a rename. The chain must not be open. A crash may leave
+// the top sealed and not yet replaced: called again with the same name, it goes on.
 Result<> checkpoint_offline(const std::filesystem::path& top, const std::string& name,
                             const std::filesystem::path& kept);
 

@@ -75,7 +75,7 @@ for round in 1 2 3; do
 done
 [[ $("$cowchain" info "$top" --json | jq '.layers | length') -eq 4 ]] || fail "four layers expected"
 
-say "a trim gives space back and reads as zeros"
+say "a trim leaves a hole in the block status and reads as zeros"
 serve 'nbdsh -u "$uri" -c "
 h.trim(64 << 20, 0)
 assert h.pread(1 << 20, 5 << 20) == bytes(1 << 20)
