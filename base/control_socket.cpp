@@ -199,6 +199,19 @@ void answer_failures(httplib::Server& server) {
 
 }  // namespace
 
+std::string control_directory(const std::string& program) {
+  const auto variable = [](const std::string& name) {
+    const char* const value = ::secure_getenv(name.c_str());
+    return std::string(value != nullptr ? value : "");
+  };
+  std::string chosen = program + "_run";
+  for (char& c : chosen) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  if (auto directory = variable(chosen); !directory.empty()) return directory;
+  if (::geteuid() == 0) return "/run/" + program;
+  if (auto session = variable("XDG_RUNTIME_DIR"); !session.empty()) return session + "/" + program;
+  return fmt::format("/tmp/{}-{}", program, ::geteuid());
+}
+
 std::string encode_path(const std::string& text) {
   std::string out;
   for (const char c : text) {

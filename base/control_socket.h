@@ -82,6 +82,10 @@ class ControlClient {
   std::string socket_path_;
 };
 
+// Where the sockets of `program` are: what the environment variable PROGRAM_RUN says,
+// /run/PROGRAM for root, else a directory of the user's.
+std::string control_directory(const std::string& program);
+
 // Percent-encodes every byte but letters, digits and "-._~" (and '/', for paths).
 std::string encode_path(const std::string& text);
 

@@ -9,12 +9,21 @@
 
 namespace tidepool::blockdev::chain {
 
+namespace {
+constexpr std::size_t most_layers = 16'384;
+}  // namespace
+
 Chain::Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<LayerFile>> layers,
              const ChainOptions& options)
     : options_(options),
       base_(std::move(base)),
       base_size_(base_ ? base_->geometry().size : 0),
-      layers_(std::move(layers)) {}
+      name_(layers.back()->name()),
+      size_(layers.back()->header().size),
+      layers_(std::move(layers)),
+      layer_count_(static_cast<std::uint32_t>(layers_.size())) {
+  layers_.reserve(std::max(layers_.size(), most_layers));
+}
 
 Result<std::shared_ptr<Chain>> Chain::assemble(std::shared_ptr<BlockStore> base,
                                                std::vector<std::unique_ptr<LayerFile>> layers,
@@ -56,7 +65,7 @@ Chain::~Chain() {
 }
 
 Geometry Chain::geometry() const {
-  return {.size = layers_.back()->header().size,
+  return {.size = size_,
           .logical_block = 1,
           .memory_alignment = 1,
           .read_only = options_.read_only,
@@ -151,23 +160,122 @@ Result<> Chain::commit() {
   return {};
 }
 
+bool Chain::enter(HeldChange& change) {
+  if (!switching_) {
+    ++in_flight_;
+    return true;
+  }
+  change.next = held_;
+  held_ = &change;
+  return false;
+}
+
+void Chain::leave() {
+  if (--in_flight_ > 0 || !switching_) return;
+  {
+    const std::lock_guard lock(requests_mutex_);
+    drained_ = true;
+  }
+  requests_changed_.notify_one();
+}
+
+Result<> Chain::checkpoint(Checkpoint asked) {
+  std::promise<Result<>> promise;
+  auto done = promise.get_future();
+  {
+    const std::lock_guard lock(requests_mutex_);
+    checkpoints_.emplace_back(std::move(asked), std::move(promise));
+    wanted_ = true;
+  }
+  requests_changed_.notify_one();
+  return done.get();
+}
+
+// The instant: everything before it is the old top's, everything after it the new
+// one's. Commits first, so that little is left to do while changes wait.
+Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
+  LayerFile& old = top();
+  if (layers() >= most_layers)
+    return fail(ErrorKind::no_space, "chain '{}' has {} layers, the most there may be", name_,
+                layers());
+  if (auto r = old.commit(mutex_); !r) return r;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::lock_guard requests(requests_mutex_);
+    switching_ = true;
+    drained_ = in_flight_ == 0;
+  }
+  for (;;) {
+    std::vector<std::function<void(int)>> served;  // changes may wait for free slots
+    {
+      std::unique_lock lock(requests_mutex_);
+      requests_changed_.wait(lock, [&] { return drained_ || !waiting_.empty(); });
+      if (drained_) break;
+      served.swap(waiting_);
+    }
+    const auto done = old.commit(mutex_);
+    for (auto& answer : served) answer(done ? 0 : done.error().errno_value);
+  }
+  Result<> done;
+  const std::lock_guard lock(mutex_);
+  index_.trim_top(old.map().high_water());
+  if (auto added = index_.add_layer(fresh->header().slots); added) {
+    layers_.push_back(std::move(fresh));
+    layer_count_.store(layers() + 1);
+  } else {
+    index_.trim_top(old.header().slots);
+    done = std::unexpected(added.error());
+  }
+  switching_ = false;
+  while (HeldChange* const change = held_) {
+    held_ = change->next;
+    change->resume(*change);
+  }
+  return done;
+}
+
+Result<> Chain::commit_top() {
+  if (unpublished_) return std::unexpected(*unpublished_);
+  return top().commit(mutex_);
+}
+
 void Chain::commit_loop() {
   for (bool stop = false; !stop;) {
     std::vector<std::function<void(int)>> served;
+    std::optional<std::pair<Checkpoint, std::promise<Result<>>>> asked;
     {
       std::unique_lock lock(requests_mutex_);
       requests_changed_.wait(lock, [&] { return wanted_; });
-      wanted_ = false;
-      stop = stopping_;
-      served.swap(waiting_);
+      if (!checkpoints_.empty()) {
+        asked = std::move(checkpoints_.front());
+        checkpoints_.pop_front();
+      } else {
+        wanted_ = false;
+        stop = stopping_;
+        served.swap(waiting_);
+      }
     }
-    int error = 0;
-    if (auto done = stop ? top().close(mutex_) : top().commit(mutex_); !done) {
-      error = done.error().errno_value;
-      log().error("{}", done.error().message);
+    if (asked) {
+      asked->second.set_value(make_checkpoint(asked->first));
+      continue;
     }
-    for (auto& done : served) done(error);
+    auto done = commit_top();
+    if (done && stop) done = top().close(mutex_);
+    if (!done) log().error("{}", done.error().message);
+    for (auto& answer : served) answer(done ? 0 : done.error().errno_value);
   }
+}
+
+Result<> Chain::make_checkpoint(const Checkpoint& asked) {
+  if (unpublished_) return std::unexpected(*unpublished_);
+  LayerFile& old = top();
+  auto fresh = asked.prepare(old);
+  if (!fresh) return std::unexpected(fresh.error());
+  if (auto r = switch_top(std::move(*fresh)); !r) return r;
+  auto done = old.seal(mutex_, asked.name);
+  if (done) done = asked.publish(old, top());
+  if (!done) unpublished_ = done.error();
+  return done;
 }
 
 }  // namespace tidepool::blockdev::chain

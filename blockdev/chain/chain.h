@@ -16,8 +16,11 @@
 // of the chain's own.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -48,11 +51,24 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
                                                  const ChainOptions& options);
   ~Chain() override;  // commits; a failure is logged
 
-  const std::string& name() const override { return layers_.back()->name(); }
+  const std::string& name() const override { return name_; }
   Geometry geometry() const override;
   Result<std::unique_ptr<IoChannel>> open_channel(EventLoop& loop) override;
   Result<> locate(std::uint64_t offset, std::uint64_t length,
                   const std::function<bool(const Range&)>& sink) override;
+
+  // A checkpoint while requests come. All three run on the commit thread.
+  struct Checkpoint {
+    std::string name;
+    // Makes the empty active layer that goes on top of `old`.
+    std::function<Result<std::unique_ptr<LayerFile>>(LayerFile& old)> prepare;
+    // Called when the old top is sealed and stable: makes the new one findable.
+    std::function<Result<>(LayerFile& old, LayerFile& top)> publish;
+  };
+  // Seals the top layer and goes on in a new one, at one instant: changes that come
+  // then wait until those before have ended, no longer; flushes wait for `publish`.
+  // Where sealing or publishing fails, no later flush succeeds. Blocking, any thread.
+  Result<> checkpoint(Checkpoint asked);
 
   // `done` is called once what was mapped before is stable, on the commit thread.
   void commit_async(std::function<void(int error)> done);
@@ -64,8 +80,8 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   ChainIndex& index() { return index_; }    // under lock()
   RangeLocks& range_locks() { return range_locks_; }  // under lock()
   LayerFile& layer(std::uint32_t number) { return *layers_[number]; }
-  std::uint32_t layers() const { return static_cast<std::uint32_t>(layers_.size()); }
-  LayerFile& top() { return *layers_.back(); }
+  std::uint32_t layers() const { return layer_count_.load(); }
+  LayerFile& top() { return *layers_[layers() - 1]; }  // stays it while a change is in flight
   std::uint32_t top_number() const { return layers() - 1; }
   BlockStore* base() { return base_.get(); }
   std::uint64_t base_size() const { return base_size_; }
@@ -73,23 +89,43 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   void clear(std::uint64_t block, std::uint64_t count);
   void wake_committer();
 
+  // Each change is in flight between these; both under lock(). False: a checkpoint
+  // is about to come, `resume` is called (under lock()) when it is there.
+  struct HeldChange {
+    void (*resume)(HeldChange& self) = nullptr;
+    HeldChange* next = nullptr;
+  };
+  bool enter(HeldChange& change);
+  void leave();
+
  private:
   Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<LayerFile>> layers,
         const ChainOptions& options);
   void commit_loop();
+  Result<> commit_top();
+  Result<> make_checkpoint(const Checkpoint& asked);
+  Result<> switch_top(std::unique_ptr<LayerFile> fresh);
 
   const ChainOptions options_;
   const std::shared_ptr<BlockStore> base_;
   const std::uint64_t base_size_;
-  std::vector<std::unique_ptr<LayerFile>> layers_;
+  const std::string name_;  // of the top layer's file when the chain was opened
+  const std::uint64_t size_;
+  std::vector<std::unique_ptr<LayerFile>> layers_;  // never reallocated
+  std::atomic<std::uint32_t> layer_count_;
   std::mutex mutex_;
   ChainIndex index_;
   RangeLocks range_locks_;
+  std::uint64_t in_flight_ = 0;  // changes
+  bool switching_ = false;
+  HeldChange* held_ = nullptr;
 
-  std::mutex requests_mutex_;  // guards the two below; nothing is taken under it
+  std::mutex requests_mutex_;  // guards all below; nothing is taken under it
   std::condition_variable requests_changed_;
   std::vector<std::function<void(int)>> waiting_;
-  bool wanted_ = false, stopping_ = false;
+  std::deque<std::pair<Checkpoint, std::promise<Result<>>>> checkpoints_;
+  bool wanted_ = false, stopping_ = false, drained_ = false;
+  std::optional<Error> unpublished_;  // the commit thread's: a checkpoint went wrong
   std::thread committer_;
 };
 

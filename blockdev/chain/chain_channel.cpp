@@ -39,12 +39,13 @@ struct ChainChannel::Piece : IoRequest {
   iovec vector{};
 };
 
-struct ChainOp : RangeLock {
+struct ChainOp : RangeLock, Chain::HeldChange {
   ChainChannel* channel = nullptr;
   ChainOp* next_free = nullptr;
   IoRequest* request = nullptr;
   int error = 0;
   bool holds_lock = false;
+  bool in_flight = false;
   bool committed = false;  // waited for a commit once, to have free slots
   unsigned tries = 0;
   unsigned pending = 0;
@@ -90,10 +91,14 @@ ChainOp& ChainChannel::take_op(IoRequest& request) {
         self.channel->change(self);
       });
     };
+    op->resume = [](Chain::HeldChange& change) {
+      auto& self = static_cast<ChainOp&>(change);
+      self.channel->loop_.post([&self] { self.channel->begin_change(self); });
+    };
   }
   op->request = &request;
   op->error = 0;
-  op->holds_lock = op->committed = op->edges_only = false;
+  op->holds_lock = op->in_flight = op->committed = op->edges_only = false;
   op->tries = 0;
   op->used_ios = 0;
   op->first = request.offset / block_bytes;
@@ -343,6 +348,8 @@ void ChainChannel::begin_change(ChainOp& op) {
   }
   {
     const std::lock_guard lock(chain_.lock());
+    if (!chain_.enter(op)) return;  // comes here again after the checkpoint
+    op.in_flight = true;
     if (!chain_.range_locks().acquire(op)) return;  // change() follows when it is granted
     op.holds_lock = true;
   }
@@ -482,6 +489,8 @@ void ChainChannel::write_done(ChainOp& op) {
     commit_soon = map.freed_slots() >= chain_.options().most_freed;
     if (op.holds_lock) chain_.range_locks().release(op);
     op.holds_lock = false;
+    if (op.in_flight) chain_.leave();
+    op.in_flight = false;
   }
   if (op.error == 0 && op.request->force_unit_access) return flush(op);
   if (commit_soon) chain_.wake_committer();

@@ -89,26 +89,22 @@ Result<ParentReference> refer_to_file(const fs::path& parent, const fs::path& la
 
 // An empty layer at `path`, which must not exist. Its name in the directory is not
 // flushed yet.
-Result<> write_new(const fs::path& path, LayerHeader header) {
+Result<std::unique_ptr<LayerFile>> write_new(const fs::path& path, LayerHeader header) {
   header.created_seconds = std::time(nullptr);
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, layer_mode));
   if (!fd) return fail_errno(errno, fmt::format("cannot create '{}'", path.native()));
-  Result<> done;
-  if (::ftruncate(fd.get(), static_cast<off_t>(header.file_bytes())) != 0) {
-    done = fail_errno(errno, fmt::format("cannot make '{}' {} large (of which nothing is used yet)",
-                                         path.native(), format_size(header.file_bytes())));
-  }
-  if (done) {
-    auto store = open_file(path, false);
-    if (store) {
-      auto created = LayerFile::create(std::move(*store), std::move(header));
-      if (!created) done = std::unexpected(created.error());
-    } else {
-      done = std::unexpected(store.error());
+  const auto make = [&]() -> Result<std::unique_ptr<LayerFile>> {
+    if (::ftruncate(fd.get(), static_cast<off_t>(header.file_bytes())) != 0) {
+      return fail_errno(errno, fmt::format("cannot make '{}' {} large (of which nothing is used yet)",
+                                           path.native(), format_size(header.file_bytes())));
     }
-  }
-  if (!done) ::unlink(path.c_str());
-  return done;
+    auto store = open_file(path, false);
+    if (!store) return std::unexpected(store.error());
+    return LayerFile::create(std::move(*store), std::move(header));
+  };
+  auto layer = make();
+  if (!layer) ::unlink(path.c_str());
+  return layer;
 }
 
 std::unexpected<Error> not_the_parent(const fs::path& layer, const fs::path& parent,
@@ -179,7 +175,7 @@ Result<> create_layer(const NewLayer& layer) {
   auto header = lay_out_layer(size);
   if (!header) return std::unexpected(header.error());
   header->parent = std::move(parent);
-  if (auto r = write_new(layer.path, std::move(*header)); !r) return r;
+  if (auto r = write_new(layer.path, std::move(*header)); !r) return std::unexpected(r.error());
   return sync_directory_of(layer.path);
 }
 
@@ -220,11 +216,51 @@ Result<std::shared_ptr<Chain>> open_chain(const fs::path& top, const ChainOption
   return Chain::assemble(std::move(base), std::move(layers), options);
 }
 
+namespace {
+
+Result<> check_name(const std::string& name) {
+  if (!name.empty() && name.size() <= LayerHeader::name_limit) return {};
+  return fail(ErrorKind::invalid_argument, "a checkpoint's name has 1 to {} bytes",
+              LayerHeader::name_limit);
+}
+
+fs::path fresh_path(const fs::path& top) { return top.native() + ".new"; }
+
+// The empty layer that will replace `top`, on what is kept as `kept` and has then
+// the content number `content`.
+Result<std::unique_ptr<LayerFile>> write_fresh(const fs::path& top, const fs::path& kept,
+                                               const LayerHeader& old, std::uint64_t content) {
+  auto header = lay_out_layer(old.size);
+  if (!header) return std::unexpected(header.error());
+  header->parent = {.kind = ParentKind::layer,
+                    .location = location_of(kept, top),
+                    .uuid = old.uuid,
+                    .content = content,
+                    .size = old.size};
+  ::unlink(fresh_path(top).c_str());  // of an earlier try
+  return write_new(fresh_path(top), std::move(*header));
+}
+
+bool same_file(const fs::path& one, const fs::path& other) {
+  struct stat here {}, there {};
+  return ::stat(one.c_str(), &here) == 0 && ::stat(other.c_str(), &there) == 0 &&
+         here.st_ino == there.st_ino && here.st_dev == there.st_dev;
+}
+
+// From here on `kept` names the old layer and `top` the fresh one.
+Result<> exchange(const fs::path& top, const fs::path& kept) {
+  if (::link(top.c_str(), kept.c_str()) != 0 && !(errno == EEXIST && same_file(top, kept)))
+    return fail_errno(errno, fmt::format("cannot keep the layer as '{}'", kept.native()));
+  const fs::path fresh = fresh_path(top);
+  if (::rename(fresh.c_str(), top.c_str()) != 0)
+    return fail_errno(errno, fmt::format("cannot rename '{}' to '{}'", fresh.native(), top.native()));
+  return sync_directory_of(top);
+}
+
+}  // namespace
+
 Result<> checkpoint_offline(const fs::path& top, const std::string& name, const fs::path& kept) {
-  if (name.empty() || name.size() > LayerHeader::name_limit) {
-    return fail(ErrorKind::invalid_argument, "a checkpoint's name has 1 to {} bytes",
-                LayerHeader::name_limit);
-  }
+  if (auto r = check_name(name); !r) return r;
   auto layer = open_layer(top, false);
   if (!layer) return std::unexpected(layer.error());
   if ((*layer)->header().state == LayerState::active) {
@@ -235,27 +271,27 @@ Result<> checkpoint_offline(const fs::path& top, const std::string& name, const 
                 (*layer)->header().name);
   }
   const LayerHeader& sealed = (*layer)->header();
-  if (::link(top.c_str(), kept.c_str()) != 0) {
-    struct stat here {}, there {};
-    const int error = errno;
-    const bool same = error == EEXIST && ::stat(top.c_str(), &here) == 0 &&
-                      ::stat(kept.c_str(), &there) == 0 && here.st_ino == there.st_ino &&
-                      here.st_dev == there.st_dev;
-    if (!same) return fail_errno(error, fmt::format("cannot keep the layer as '{}'", kept.native()));
-  }
-  auto header = lay_out_layer(sealed.size);
-  if (!header) return std::unexpected(header.error());
-  header->parent = {.kind = ParentKind::layer,
-                    .location = location_of(kept, top),
-                    .uuid = sealed.uuid,
-                    .content = sealed.content,
-                    .size = sealed.size};
-  const fs::path fresh = top.native() + ".new";
-  ::unlink(fresh.c_str());  // of an earlier try
-  if (auto r = write_new(fresh, std::move(*header)); !r) return r;
-  if (::rename(fresh.c_str(), top.c_str()) != 0)
-    return fail_errno(errno, fmt::format("cannot rename '{}' to '{}'", fresh.native(), top.native()));
-  return sync_directory_of(top);
+  if (auto r = write_fresh(top, kept, sealed, sealed.content); !r)
+    return std::unexpected(r.error());
+  return exchange(top, kept);
+}
+
+Result<> checkpoint_live(Chain& chain, const fs::path& top, const std::string& name,
+                         const fs::path& kept) {
+  if (auto r = check_name(name); !r) return r;
+  return chain.checkpoint(
+      {.name = name,
+       .prepare = [&](LayerFile& old) -> Result<std::unique_ptr<LayerFile>> {
+         if (fs::exists(kept))
+           return fail(ErrorKind::exists, "'{}' exists already", kept.native());
+         return write_fresh(top, kept, old.header(), old.header().content + 1);
+       },
+       .publish = [&](LayerFile& old, LayerFile& fresh) -> Result<> {
+         if (auto r = exchange(top, kept); !r) return r;
+         old.set_name(kept.native());
+         fresh.set_name(top.native());
+         return static_cast<FileStore&>(old.store()).share_lock();
+       }});
 }
 
 }  // namespace tidepool::blockdev::chain

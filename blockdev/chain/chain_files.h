@@ -41,4 +41,8 @@ Result<std::shared_ptr<Chain>> open_chain(const std::filesystem::path& top,
 Result<> checkpoint_offline(const std::filesystem::path& top, const std::string& name,
                             const std::filesystem::path& kept);
 
+// The same on a chain that open_chain() opened at `top` and that serves requests.
+Result<> checkpoint_live(Chain& chain, const std::filesystem::path& top, const std::string& name,
+                         const std::filesystem::path& kept);
+
 }  // namespace tidepool::blockdev::chain

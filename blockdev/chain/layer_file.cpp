@@ -20,11 +20,22 @@ constexpr std::uint64_t sectors_at_once = std::uint64_t{1} << 11;
 LayerFile::LayerFile(std::shared_ptr<BlockStore> store, std::unique_ptr<SyncChannel> channel,
                      LayerHeader header)
     : store_(std::move(store)),
+      name_(store_->name()),
       channel_(std::move(channel)),
       header_(std::move(header)),
       data_begin_(header_.data().offset),
       next_batch_(header_.first_batch),
       map_(header_.slots) {}
+
+std::string LayerFile::name() const {
+  const std::lock_guard lock(name_mutex_);
+  return name_;
+}
+
+void LayerFile::set_name(std::string name) {
+  const std::lock_guard lock(name_mutex_);
+  name_ = std::move(name);
+}
 
 Error LayerFile::named(Error error) const {
   error.message = fmt::format("layer '{}': {}", name(), error.message);

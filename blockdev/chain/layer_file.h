@@ -43,7 +43,13 @@ class LayerFile {
   static Result<std::unique_ptr<LayerFile>> open(std::shared_ptr<BlockStore> store);
 
   const LayerHeader& header() const { return header_; }
-  const std::string& name() const { return store_->name(); }
+  LayerHeader header_now() const {  // a copy, while a commit may change it
+    const std::lock_guard io(io_mutex_);
+    return header_;
+  }
+  // The file's name, for messages; thread-safe.
+  std::string name() const;
+  void set_name(std::string name);
   BlockStore& store() { return *store_; }
   LayerMap& map() { return map_; }  // guarded by the chain's lock
   const LayerMap& map() const { return map_; }
@@ -86,7 +92,9 @@ class LayerFile {
   Error named(Error error) const;
 
   const std::shared_ptr<BlockStore> store_;
-  std::mutex io_mutex_;  // guards channel_, header_, the journal's place; taken before the chain's
+  mutable std::mutex name_mutex_;  // guards name_; nothing is taken under it
+  std::string name_;
+  mutable std::mutex io_mutex_;  // guards channel_, header_, the journal's place; taken before the chain's
   const std::unique_ptr<SyncChannel> channel_;
   LayerHeader header_;
   std::uint64_t data_begin_ = 0;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "blockdev/chain/chain_files.h"
+#include "blockdev/control/chain_service.h"
 #include "blockdev/sync_channel.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -26,6 +27,7 @@ struct Served {
   std::string path;
   bool verify = true;
   std::shared_ptr<Chain> chain;
+  std::unique_ptr<ControlServer> control;
   std::mutex mutex;  // guards idle
   std::vector<std::unique_ptr<SyncChannel>> idle;
 };
@@ -106,10 +108,14 @@ int after_fork() {
   auto chain = open_chain(served.path, options);
   if (!chain) return report(chain.error());
   served.chain = std::move(*chain);
+  auto control = serve_control(*served.chain, served.path);
+  if (!control) return report(control.error());
+  served.control = std::move(*control);
   return 0;
 }
 
 void cleanup() {
+  served.control.reset();
   served.idle.clear();
   served.chain.reset();
 }
@@ -181,7 +187,7 @@ int extents(void*, std::uint32_t count, std::uint64_t offset, std::uint32_t flag
   }
 }
 
-nbdkit_plugin describe() {
+nbdkit_plugin make_plugin() {
   nbdkit_plugin p{};
   p._struct_size = sizeof p;
   p._api_version = NBDKIT_API_VERSION;
@@ -225,6 +231,6 @@ nbdkit_plugin describe() {
 extern "C" NBDKIT_DLL_PUBLIC nbdkit_plugin* plugin_init();
 
 nbdkit_plugin* plugin_init() {
-  static nbdkit_plugin plugin = tidepool::blockdev::chain::describe();
+  static nbdkit_plugin plugin = tidepool::blockdev::chain::make_plugin();
   return &plugin;
 }

@@ -94,9 +94,9 @@ bool can_punch(const FileTarget& target, std::uint64_t size, dev_t device_number
          errno != EOPNOTSUPP;
 }
 
-Result<> take_lock(const FileTarget& target) {
+Result<> take_lock(const FileTarget& target, bool shared) {
   struct flock lock {};
-  lock.l_type = target.read_only ? F_RDLCK : F_WRLCK;
+  lock.l_type = static_cast<short>(shared ? F_RDLCK : F_WRLCK);
   lock.l_whence = SEEK_SET;
   if (::fcntl(target.fd.get(), F_OFD_SETLK, &lock) == 0) return {};
   if (errno == EAGAIN || errno == EACCES) {
@@ -110,6 +110,7 @@ class OpenFileStore final : public FileStore {
   FileTarget target;
 
   const std::string& name() const override { return target.name; }
+  Result<> share_lock() override { return take_lock(target, true); }
   int fd() const override { return target.fd.get(); }
 
   Geometry geometry() const override { return target.geometry(); }
@@ -226,7 +227,7 @@ Result<std::shared_ptr<FileStore>> FileStore::open(const std::filesystem::path& 
   if (!fd) return std::unexpected(fd.error());
   target.fd = std::move(*fd);
   if (options.lock) {
-    if (auto locked = take_lock(target); !locked) return std::unexpected(locked.error());
+    if (auto locked = take_lock(target, target.read_only); !locked) return std::unexpected(locked.error());
   }
 
   if (target.direct) {

@@ -35,6 +35,8 @@ class FileStore : public BlockStore {
   virtual Result<std::uint64_t> allocated_bytes() const = 0;
   // Regular file: ftruncate. Device: only re-reads the size. Thread-safe.
   virtual Result<> set_size(std::uint64_t size) = 0;
+  // From here on others may have a shared lock, too: for who will only read on.
+  virtual Result<> share_lock() = 0;
   virtual int fd() const = 0;  // borrowed
 };
 

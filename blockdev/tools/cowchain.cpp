@@ -11,6 +11,7 @@
 #include "base/size_text.h"
 #include "base/text_table.h"
 #include "blockdev/chain/chain_files.h"
+#include "blockdev/control/chain_service.h"
 
 namespace tidepool::tools {
 namespace {
@@ -53,34 +54,17 @@ std::string created_text(std::int64_t seconds) {
   return {text.data(), std::strftime(text.data(), text.size(), "%F %T", &parts)};
 }
 
-// From the top layer down to what the chain stands on.
-Result<json> describe(const Arguments& a) {
+Result<json> info_of(const Arguments& a) {
+  auto live = live_chain(a.top);
+  if (live) return live->info();
+  if (live.error().kind != ErrorKind::not_found) return std::unexpected(live.error());
   auto chain = open_chain(a.top, {.read_only = true});
   if (!chain) return std::unexpected(chain.error());
-  json layers = json::array();
-  for (std::uint32_t i = (*chain)->layers(); i-- > 0;) {
-    const LayerFile& layer = (*chain)->layer(i);
-    const LayerHeader& header = layer.header();
-    layers.push_back({{"file", layer.name()},
-                      {"uuid", to_text(header.uuid)},
-                      {"state", header.state == LayerState::sealed ? "sealed" : "active"},
-                      {"name", header.name},
-                      {"created", header.created_seconds},
-                      {"size", header.size},
-                      {"own_bytes", layer.map().slots_used() * block_bytes},
-                      {"extents", layer.map().extents().size()}});
-  }
-  json out{{"size", (*chain)->geometry().size},
-           {"layers", layers},
-           {"extents", (*chain)->index().extents()},
-           {"index_memory_bytes", (*chain)->index().memory_bytes()}};
-  if (BlockStore* const base = (*chain)->base())
-    out["base"] = {{"file", base->name()}, {"size", (*chain)->base_size()}};
-  return out;
+  return describe(**chain);
 }
 
 int run_info(const Arguments& a) {
-  auto described = describe(a);
+  auto described = info_of(a);
   if (!described) return report(described.error());
   if (a.as_json) {
     fmt::print("{}\n", described->dump(2));
@@ -107,7 +91,9 @@ int run_info(const Arguments& a) {
 
 int run_checkpoint(const Arguments& a) {
   const std::string kept = a.kept.empty() ? a.top + "." + a.name : a.kept;
-  auto done = checkpoint_offline(a.top, a.name, kept);
+  auto live = live_chain(a.top);
+  if (!live && live.error().kind != ErrorKind::not_found) return report(live.error());
+  auto done = live ? live->checkpoint(a.name, kept) : checkpoint_offline(a.top, a.name, kept);
   return done ? exit_ok : report(done.error());
 }
 

@@ -1,29 +1,11 @@
 #include "fs/control/control_service.h"
 
-#include <unistd.h>
-
-#include <cstdlib>
-
 #include "fs/control/prometheus.h"
 
 namespace tidepool::control {
 namespace {
 
 using nlohmann::json;
-
-constexpr const char* root_directory = "/run/elasticfs";
-
-std::string variable(const char* name) {
-  const char* value = ::secure_getenv(name);
-  return value != nullptr ? value : "";
-}
-
-std::string run_directory() {
-  if (auto chosen = variable("ELASTICFS_RUN"); !chosen.empty()) return chosen;
-  if (::geteuid() == 0) return root_directory;
-  if (auto session = variable("XDG_RUNTIME_DIR"); !session.empty()) return session + "/elasticfs";
-  return fmt::format("/tmp/elasticfs-{}", ::geteuid());
-}
 
 Result<ControlReply> reply_with(const Result<json>& value) {
   if (!value) return std::unexpected(value.error());
@@ -72,7 +54,7 @@ std::vector<ControlRoute> routes_of(PoolControl& control) {
 }  // namespace
 
 std::string control_socket_path(const std::string& uuid) {
-  return fmt::format("{}/{}.sock", run_directory(), uuid);
+  return fmt::format("{}/{}.sock", control_directory("elasticfs"), uuid);
 }
 
 std::vector<std::string> control_socket_candidates(const std::string& uuid) {
