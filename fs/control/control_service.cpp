@@ -59,7 +59,7 @@ std::string control_socket_path(const std::string& uuid) {
 
 std::vector<std::string> control_socket_candidates(const std::string& uuid) {
   std::vector<std::string> paths{control_socket_path(uuid)};
-  if (auto roots = fmt::format("{}/{}.sock", root_directory, uuid); roots != paths.front())
+  if (auto roots = fmt::format("/run/elasticfs/{}.sock", uuid); roots != paths.front())
     paths.push_back(std::move(roots));
   return paths;
 }
