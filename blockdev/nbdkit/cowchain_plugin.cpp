@@ -94,18 +94,24 @@ int config_complete() {
   return -1;
 }
 
-// Before nbdkit goes to the background, so that the error is still seen.
-int get_ready() {
+Result<std::shared_ptr<Chain>> open_served(bool read_only) {
   auto header = read_layer_header(served.path);
-  return header ? 0 : report(header.error());
+  if (!header) return std::unexpected(header.error());
+  return open_chain(served.path,
+                    {.read_only = read_only || header->state == LayerState::sealed,
+                     .verify = served.verify});
 }
 
+// A trial before nbdkit goes to the background or runs the command that waits for
+// it: only here is an error seen, and ends both.
+int get_ready() {
+  auto chain = open_served(true);
+  return chain ? 0 : report(chain.error());
+}
+
+// Threads and rings would not survive the fork: only now.
 int after_fork() {
-  auto header = read_layer_header(served.path);
-  if (!header) return report(header.error());
-  const ChainOptions options{.read_only = header->state == LayerState::sealed,
-                             .verify = served.verify};
-  auto chain = open_chain(served.path, options);
+  auto chain = open_served(false);
   if (!chain) return report(chain.error());
   served.chain = std::move(*chain);
   auto control = serve_control(*served.chain, served.path);

@@ -60,8 +60,12 @@ stop
 for ((i = 1; i <= 10; i++)); do holds "$top.cp$i" "$work/flat.$i" || fail "checkpoint $i"; done
 holds "$top" "$work/flat" || fail "the top layer"
 
-say "fio verifies while checkpoints come"
+say "a second server is refused at once"
 start
+if timeout 5 nbdkit -U - "$plugin" "$top" --run true 2>"$work/second"; then fail "it serves"; fi
+grep -q "in use" "$work/second" || fail "it says: $(cat "$work/second")"
+
+say "fio verifies while checkpoints come"
 fio --name=v --ioengine=nbd --uri="$uri" --rw=randwrite --bs=4k --size=128m --iodepth=16 \
   --verify=xxhash --verify_fatal=1 --loops=3 >"$work/fio.log" 2>&1 &
 load=$!
