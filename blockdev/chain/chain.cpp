@@ -1,6 +1,7 @@
 #include "blockdev/chain/chain.h"
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 #include <utility>
 
@@ -8,10 +9,6 @@
 #include "blockdev/chain/chain_channel.h"
 
 namespace tidepool::blockdev::chain {
-
-namespace {
-constexpr std::size_t most_layers = 16'384;
-}  // namespace
 
 Chain::Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<LayerFile>> layers,
              const ChainOptions& options)
@@ -23,6 +20,7 @@ Chain::Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<Layer
       layers_(std::move(layers)),
       layer_count_(static_cast<std::uint32_t>(layers_.size())) {
   layers_.reserve(std::max(layers_.size(), most_layers));
+  for (std::uint32_t i = 0; i < layers_.size(); ++i) order_.push_back(i);
 }
 
 Result<std::shared_ptr<Chain>> Chain::assemble(std::shared_ptr<BlockStore> base,
@@ -87,6 +85,7 @@ Result<> Chain::locate(std::uint64_t offset, std::uint64_t length,
                        return true;
                      });
   }
+  const std::uint64_t base_size = this->base_size();
   for (const ChainPiece& piece : pieces) {
     const std::uint64_t begin = std::max(offset, piece.block * block_bytes);
     const std::uint64_t end =
@@ -96,15 +95,15 @@ Result<> Chain::locate(std::uint64_t offset, std::uint64_t length,
       range.kind = RangeKind::data;
       range.leaf_offset = layers_[piece.layer]->data_offset(piece.slot) +
                           (begin - piece.block * block_bytes);
-    } else if (piece.kind == ChainPiece::Kind::absent && begin < base_size_) {
+    } else if (piece.kind == ChainPiece::Kind::absent && begin < base_size) {
       bool more = true;
-      auto located = base_->locate(begin, std::min(end, base_size_) - begin, [&](const Range& r) {
+      auto located = base_->locate(begin, std::min(end, base_size) - begin, [&](const Range& r) {
         more = sink(r);
         return more;
       });
       if (!located || !more) return located;
-      if (end <= base_size_) continue;
-      range = {base_size_, end - base_size_, RangeKind::hole, 0};
+      if (end <= base_size) continue;
+      range = {base_size, end - base_size, RangeKind::hole, 0};
     }
     if (!sink(range)) break;
   }
@@ -118,10 +117,10 @@ void Chain::clear(std::uint64_t block, std::uint64_t count) {
   };
   std::vector<Mapped> mapped;
   index_.for_range(block, block + count, [&](const ChainPiece& piece) {
-    const bool over_base = piece.block * block_bytes < base_size_;
+    const bool over_base = piece.block * block_bytes < base_size();
     const bool data = piece.kind == ChainPiece::Kind::data;
     if (data || (piece.kind == ChainPiece::Kind::absent && over_base))
-      mapped.push_back({piece.block, piece.count, over_base || layers() > 1});
+      mapped.push_back({piece.block, piece.count, over_base || order_.size() > 1});
     return true;
   });
   for (const Mapped& m : mapped) {
@@ -195,9 +194,11 @@ Result<> Chain::checkpoint(Checkpoint asked) {
 // one's. Commits first, so that little is left to do while changes wait.
 Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
   LayerFile& old = top();
-  if (layers() >= most_layers)
-    return fail(ErrorKind::no_space, "chain '{}' has {} layers, the most there may be", name_,
-                layers());
+  if (layers_.size() >= most_layers) {
+    return fail(ErrorKind::no_space,
+                "chain '{}' has or had {} layers, the most there may be: serve it anew", name_,
+                layers_.size());
+  }
   if (auto r = old.commit(mutex_); !r) return r;
   {
     const std::lock_guard lock(mutex_);
@@ -221,7 +222,8 @@ Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
   index_.trim_top(old.map().high_water());
   if (auto added = index_.add_layer(fresh->header().slots); added) {
     layers_.push_back(std::move(fresh));
-    layer_count_.store(layers() + 1);
+    order_.push_back(static_cast<std::uint32_t>(layers_.size() - 1));
+    layer_count_.store(static_cast<std::uint32_t>(layers_.size()));
   } else {
     index_.trim_top(old.header().slots);
     done = std::unexpected(added.error());
@@ -260,10 +262,69 @@ void Chain::commit_loop() {
       continue;
     }
     auto done = commit_top();
-    if (done && stop) done = top().close(mutex_);
+    if (done && stop) {
+      punch_while_idle();
+      done = top().close(mutex_);
+    }
     if (!done) log().error("{}", done.error().message);
     for (auto& answer : served) answer(done ? 0 : done.error().errno_value);
+    if (done && !stop) punch_while_idle();
   }
+}
+
+void Chain::punch_while_idle() {
+  for (;;) {
+    {
+      const std::lock_guard lock(requests_mutex_);
+      if (wanted_ && !stopping_) return;
+    }
+    auto more = top().punch(mutex_);
+    if (!more) log().warn("space is not given back: {}", more.error().message);
+    if (!more || !*more) return;
+  }
+}
+
+std::vector<std::uint32_t> Chain::order() {
+  const std::lock_guard lock(mutex_);
+  return order_;
+}
+
+unsigned Chain::begin_read() {
+  readers_[epoch_].fetch_add(1);
+  return epoch_;
+}
+
+void Chain::wait_for_readers() {
+  unsigned before = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    before = std::exchange(epoch_, epoch_ ^ 1);
+  }
+  while (readers_[before].load() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+Result<std::unique_lock<std::mutex>> Chain::administer() {
+  if (options_.read_only) {
+    return fail(ErrorKind::permission, "chain '{}' is open read-only: its layers stay as they are",
+                name_);
+  }
+  std::unique_lock lock(administration_, std::try_to_lock);
+  if (lock.owns_lock()) return lock;
+  return fail(ErrorKind::busy,
+              "chain '{}': a checkpoint, commit or deletion is running: wait for its end", name_);
+}
+
+void Chain::retire(std::uint32_t number) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase(order_, number);
+  }
+  wait_for_readers();
+}
+
+void Chain::base_changed(std::uint64_t size, std::shared_ptr<BlockStore> keeper) {
+  base_size_.store(size);
+  base_keeper_ = std::move(keeper);
 }
 
 Result<> Chain::make_checkpoint(const Checkpoint& asked) {
@@ -272,7 +333,7 @@ Result<> Chain::make_checkpoint(const Checkpoint& asked) {
   auto fresh = asked.prepare(old);
   if (!fresh) return std::unexpected(fresh.error());
   if (auto r = switch_top(std::move(*fresh)); !r) return r;
-  auto done = old.seal(mutex_, asked.name);
+  auto done = old.seal(mutex_, asked.name, asked.merge);
   if (done) done = asked.publish(old, top());
   if (!done) unpublished_ = done.error();
   return done;

@@ -9,13 +9,14 @@
 // Discard and zero are one here: the blocks read as zeros and take no slots. So do
 // blocks of zeros that are written.
 //
-// Limit: slots that were given up serve later writes, but are not punched on the host.
+// Space of what was discarded goes back to the host when the discard is stable.
 //
 // Threads: a channel per loop, any number. lock() guards the index, the layers'
 // maps and the range locks; it is never held during I/O. Commits run on a thread
-// of the chain's own.
+// of the chain's own, checkpoints and merges one at a time (administer()).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -34,6 +35,8 @@
 #include "blockdev/range_locks.h"
 
 namespace tidepool::blockdev::chain {
+
+inline constexpr std::size_t most_layers = 16'384;  // of a chain, those merged meanwhile included
 
 struct ChainOptions {
   bool read_only = false;
@@ -60,6 +63,7 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   // A checkpoint while requests come. All three run on the commit thread.
   struct Checkpoint {
     std::string name;
+    MergeState merge = MergeState::none;  // of the old top: none or goes_down
     // Makes the empty active layer that goes on top of `old`.
     std::function<Result<std::unique_ptr<LayerFile>>(LayerFile& old)> prepare;
     // Called when the old top is sealed and stable: makes the new one findable.
@@ -80,11 +84,11 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   ChainIndex& index() { return index_; }    // under lock()
   RangeLocks& range_locks() { return range_locks_; }  // under lock()
   LayerFile& layer(std::uint32_t number) { return *layers_[number]; }
-  std::uint32_t layers() const { return layer_count_.load(); }
-  LayerFile& top() { return *layers_[layers() - 1]; }  // stays it while a change is in flight
-  std::uint32_t top_number() const { return layers() - 1; }
+  LayerFile& top() { return *layers_[top_number()]; }  // stays it while a change is in flight
+  std::uint32_t top_number() const { return layer_count_.load() - 1; }
+  std::vector<std::uint32_t> order();  // the numbers of the layers, from the lowest to the top
   BlockStore* base() { return base_.get(); }
-  std::uint64_t base_size() const { return base_size_; }
+  std::uint64_t base_size() const { return base_size_.load(); }
   // Makes blocks read as zeros, at the least cost; under lock().
   void clear(std::uint64_t block, std::uint64_t count);
   void wake_committer();
@@ -97,6 +101,21 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   };
   bool enter(HeldChange& change);
   void leave();
+  // Each read is in flight between these, from its look-up on; begin_read() under
+  // lock(), its answer goes to end_read().
+  unsigned begin_read();
+  void end_read(unsigned epoch) { readers_[epoch].fetch_sub(1); }
+
+  // --- for what changes the layers ---
+  // Held by what makes checkpoints and merges. busy: another one runs.
+  Result<std::unique_lock<std::mutex>> administer();
+  // The layer, to which nothing in the index leads any more, leaves the chain.
+  // Waits until no read can be using it.
+  void retire(std::uint32_t number);
+  // Nothing stands on the base's former content any more, which is now this large;
+  // `keeper` has its lock.
+  void base_changed(std::uint64_t size, std::shared_ptr<BlockStore> keeper);
+  BlockStore* locked_base() { return base_keeper_ ? base_keeper_.get() : base_.get(); }
 
  private:
   Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<LayerFile>> layers,
@@ -105,15 +124,22 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   Result<> commit_top();
   Result<> make_checkpoint(const Checkpoint& asked);
   Result<> switch_top(std::unique_ptr<LayerFile> fresh);
+  void wait_for_readers();
+  void punch_while_idle();
 
   const ChainOptions options_;
   const std::shared_ptr<BlockStore> base_;
-  const std::uint64_t base_size_;
+  std::atomic<std::uint64_t> base_size_;
+  std::shared_ptr<BlockStore> base_keeper_;  // guarded by administer()
   const std::string name_;  // of the top layer's file when the chain was opened
   const std::uint64_t size_;
   std::vector<std::unique_ptr<LayerFile>> layers_;  // never reallocated
   std::atomic<std::uint32_t> layer_count_;
+  std::mutex administration_;  // before all others
   std::mutex mutex_;
+  std::vector<std::uint32_t> order_;  // guarded by mutex_
+  std::array<std::atomic<std::uint64_t>, 2> readers_{};
+  unsigned epoch_ = 0;  // of reads that begin now; guarded by mutex_
   ChainIndex index_;
   RangeLocks range_locks_;
   std::uint64_t in_flight_ = 0;  // changes

@@ -47,6 +47,8 @@ struct ChainOp : RangeLock, Chain::HeldChange {
   bool holds_lock = false;
   bool in_flight = false;
   bool committed = false;  // waited for a commit once, to have free slots
+  bool reading = false;
+  unsigned epoch = 0;  // of the chain's reads
   unsigned tries = 0;
   unsigned pending = 0;
   void (ChainChannel::*then)(ChainOp&) = nullptr;
@@ -98,7 +100,7 @@ ChainOp& ChainChannel::take_op(IoRequest& request) {
   }
   op->request = &request;
   op->error = 0;
-  op->holds_lock = op->in_flight = op->committed = op->edges_only = false;
+  op->holds_lock = op->in_flight = op->committed = op->edges_only = op->reading = false;
   op->tries = 0;
   op->used_ios = 0;
   op->first = request.offset / block_bytes;
@@ -113,6 +115,7 @@ ChainOp& ChainChannel::take_op(IoRequest& request) {
 
 void ChainChannel::finish(ChainOp& op) {
   IoRequest& request = *op.request;
+  if (op.reading) chain_.end_read(op.epoch);
   const int error = op.error;
   op.next_free = free_;
   free_ = &op;
@@ -218,6 +221,8 @@ void ChainChannel::look_up(ChainOp& op) {
     const ChainPiece* missing = nullptr;
     {
       const std::lock_guard lock(chain_.lock());
+      if (!op.reading) op.epoch = chain_.begin_read();
+      op.reading = true;
       if (op.request->op == IoOp::read) {
         gather(op.first, op.last + 1);
       } else {

@@ -1,16 +1,17 @@
 // Chains by path: creating layers, opening a top layer with all its parents,
 // checking that each parent is the one that was meant.
 //
-// Blocking; any thread. Layers are read and written through the page cache; the
-// top layer's file is locked exclusively (shared when read-only), parents shared.
+// Blocking; any thread. The top layer's file is locked exclusively (shared when
+// read-only), parents shared.
 #pragma once
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "blockdev/chain/chain.h"
+#include "blockdev/chain/file_system.h"
 
 namespace tidepool::blockdev::chain {
 
@@ -23,26 +24,30 @@ struct NewLayer {
 
 // Stable when it returns; nothing is left behind on failure. A parent layer that
 // is active is sealed first: from then on nobody writes to it.
-Result<> create_layer(const NewLayer& layer);
+Result<> create_layer(FileSystem& files, const NewLayer& layer);
+// The file of a new layer; its name is not stable yet.
+Result<std::unique_ptr<LayerFile>> write_layer(FileSystem& files, const std::filesystem::path& path,
+                                               LayerHeader header);
 
-// Only the header of `path`; for tools.
-Result<LayerHeader> read_layer_header(const std::filesystem::path& path);
+// Only the header of `path`, without a lock; for tools.
+Result<LayerHeader> read_layer_header(FileSystem& files, const std::filesystem::path& path);
+Result<std::unique_ptr<LayerFile>> open_layer(FileSystem& files, const std::filesystem::path& path,
+                                              bool read_only);
 
-// Where the parent of the layer at `layer` is.
+// Where the parent of the layer at `layer` is; and how a layer at `layer` names it:
+// relative where that is within its directory, so that both can be moved together.
 std::filesystem::path parent_path(const std::filesystem::path& layer,
                                   const ParentReference& parent);
+std::string location_of(const std::filesystem::path& parent, const std::filesystem::path& layer);
 
-Result<std::shared_ptr<Chain>> open_chain(const std::filesystem::path& top,
+// Those beside `path` that stand on it, which is the layer `header` (null: a raw file).
+// Layers made in another directory are found by the links that create_layer() leaves.
+Result<std::vector<std::filesystem::path>> layers_on(FileSystem& files,
+                                                     const std::filesystem::path& path,
+                                                     const LayerHeader* header);
+
+// For writing, it first ends a checkpoint that a crash cut short.
+Result<std::shared_ptr<Chain>> open_chain(FileSystem& files, const std::filesystem::path& top,
                                           const ChainOptions& options);
-
-// Seals the top layer as checkpoint `name` in the file `kept` and puts a new, empty
-// top layer in its place by a rename. The chain must not be open. A crash may leave
-// the top sealed and not yet replaced: called again with the same name, it goes on.
-Result<> checkpoint_offline(const std::filesystem::path& top, const std::string& name,
-                            const std::filesystem::path& kept);
-
-// The same on a chain that open_chain() opened at `top` and that serves requests.
-Result<> checkpoint_live(Chain& chain, const std::filesystem::path& top, const std::string& name,
-                         const std::filesystem::path& kept);
 
 }  // namespace tidepool::blockdev::chain

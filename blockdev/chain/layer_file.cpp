@@ -17,11 +17,9 @@ constexpr std::uint64_t sectors_at_once = std::uint64_t{1} << 11;
 
 }  // namespace
 
-LayerFile::LayerFile(std::shared_ptr<BlockStore> store, std::unique_ptr<SyncChannel> channel,
-                     LayerHeader header)
+LayerFile::LayerFile(std::shared_ptr<BlockStore> store, LayerHeader header)
     : store_(std::move(store)),
       name_(store_->name()),
-      channel_(std::move(channel)),
       header_(std::move(header)),
       data_begin_(header_.data().offset),
       next_batch_(header_.first_batch),
@@ -40,6 +38,14 @@ void LayerFile::set_name(std::string name) {
 Error LayerFile::named(Error error) const {
   error.message = fmt::format("layer '{}': {}", name(), error.message);
   return error;
+}
+
+Result<> LayerFile::connect(BlockStore& store) {
+  if (channel_) return {};
+  auto channel = SyncChannel::open(store);
+  if (!channel) return std::unexpected(channel.error());
+  channel_ = std::move(*channel);
+  return {};
 }
 
 Result<> LayerFile::barrier() { return channel_->flush(); }
@@ -79,10 +85,8 @@ Result<LayerHeader> read_header(std::span<const std::byte> slots, const std::str
 
 Result<std::unique_ptr<LayerFile>> LayerFile::create(std::shared_ptr<BlockStore> store,
                                                      LayerHeader header) {
-  auto channel = SyncChannel::open(*store);
-  if (!channel) return std::unexpected(channel.error());
-  std::unique_ptr<LayerFile> layer(
-      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
+  std::unique_ptr<LayerFile> layer(new LayerFile(std::move(store), std::move(header)));
+  if (auto r = layer->connect(*layer->store_); !r) return std::unexpected(r.error());
   if (auto r = layer->write_header(layer->header_); !r) return std::unexpected(r.error());
   return layer;
 }
@@ -103,11 +107,12 @@ Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> s
     return fail(ErrorKind::corrupt, "layer '{}' was cut off: {} of {} are there", name,
                 format_size(size), format_size(header.file_bytes()));
   }
-  std::unique_ptr<LayerFile> layer(
-      new LayerFile(std::move(store), std::move(*channel), std::move(header)));
+  std::unique_ptr<LayerFile> layer(new LayerFile(std::move(store), std::move(header)));
+  layer->channel_ = std::move(*channel);
   auto read = layer->read_index();
-  if (read && layer->header_.state == LayerState::active) read = layer->replay_journal();
+  if (read && layer->header_.journal_lives()) read = layer->replay_journal();
   if (!read) return std::unexpected(layer->named(read.error()));
+  if (!layer->header_.journal_lives()) layer->disconnect();
   return layer;
 }
 
@@ -132,7 +137,7 @@ Result<> LayerFile::read_index() {
         high_water = std::max<std::uint64_t>(high_water, extent.physical + extent.count);
     }
   }
-  if (header_.state == LayerState::sealed) {
+  if (!header_.journal_lives()) {
     map_.loaded();
     return {};
   }
@@ -172,10 +177,7 @@ Result<std::vector<LayerFile::NumberedSector>> LayerFile::read_hashes(std::uint6
 }
 
 void LayerFile::install(const std::vector<NumberedSector>& sectors) {
-  for (const NumberedSector& sector : sectors) {
-    if (!map_.hashes().sector(sector.number))
-      map_.hashes().make_sector(sector.number) = sector.hashes;
-  }
+  for (const NumberedSector& sector : sectors) map_.hashes().load(sector.number, sector.hashes);
 }
 
 Result<> LayerFile::replay_journal() {
@@ -253,10 +255,76 @@ Result<> LayerFile::close(std::mutex& chain_lock) {
   return settle(close_locked(chain_lock));
 }
 
-Result<> LayerFile::seal(std::mutex& chain_lock, const std::string& name) {
+Result<> LayerFile::seal(std::mutex& chain_lock, const std::string& name, MergeState merge) {
   const std::lock_guard io(io_mutex_);
   if (failed_) return std::unexpected(*failed_);
-  return settle(seal_locked(chain_lock, name));
+  LayerHeader next = header_;
+  next.state = LayerState::sealed;
+  next.merge = merge;
+  ++next.content;
+  next.name = name;
+  return settle(write_sealed(chain_lock, std::move(next)));
+}
+
+Result<bool> LayerFile::punch(std::mutex& chain_lock) {
+  const std::lock_guard io(io_mutex_);
+  SlotRun run;
+  {
+    const std::lock_guard lock(chain_lock);
+    if (failed_ || !channel_ || !map_.take_to_punch(run)) return false;
+  }
+  Result<> done;
+  if ((writable_ ? writable_ : store_)->geometry().can_discard)
+    done = channel_->discard(data_offset(run.slot), run.count * block_bytes);
+  const std::lock_guard lock(chain_lock);
+  map_.punched(run);
+  if (!done) return std::unexpected(done.error());
+  return true;
+}
+
+// --- merging ---
+
+Result<> LayerFile::begin_merge(std::mutex& chain_lock, std::shared_ptr<BlockStore> writable,
+                                MergeState state, const Uuid& with) {
+  const std::lock_guard io(io_mutex_);
+  disconnect();
+  if (auto r = connect(*writable); !r) return r;
+  writable_ = std::move(writable);
+  if (failed_) return std::unexpected(*failed_);
+  if (header_.merge == state && header_.merge_with == with) return {};
+  std::uint64_t high_water = 0;
+  {
+    const std::lock_guard lock(chain_lock);
+    high_water = map_.high_water();
+  }
+  auto sectors = read_hashes(0, (high_water + hashes_per_sector - 1) / hashes_per_sector);
+  if (!sectors) return std::unexpected(named(sectors.error()));
+  {
+    const std::lock_guard lock(chain_lock);
+    install(*sectors);
+  }
+  LayerHeader next = header_;
+  next.merge = state;
+  next.merge_with = with;
+  journal_at_ = 0;
+  return settle(write_header(std::move(next)));
+}
+
+Result<> LayerFile::finish_merge(std::mutex& chain_lock,
+                                 const std::function<void(LayerHeader&)>& edit) {
+  const std::lock_guard io(io_mutex_);
+  if (failed_) return std::unexpected(*failed_);
+  LayerHeader next = header_;
+  edit(next);
+  return settle(write_sealed(chain_lock, std::move(next)));
+}
+
+Result<> LayerFile::set_parent(const ParentReference& parent) {
+  const std::lock_guard io(io_mutex_);
+  if (failed_) return std::unexpected(*failed_);
+  LayerHeader next = header_;
+  next.parent = parent;
+  return settle(write_header(std::move(next)));
 }
 
 Result<> LayerFile::close_locked(std::mutex& chain_lock) {
@@ -315,16 +383,15 @@ Result<> LayerFile::write_map(std::mutex& chain_lock, LayerHeader& next) {
     });
     at = end;
   }
-  std::vector<HashSector> sectors;
-  for (bool more = true; more;) {
+  std::vector<NumberedSector> sectors;
+  for (std::uint64_t at = 0, end = 0; at == 0 || at < end;) {
     const std::lock_guard lock(chain_lock);
-    const std::uint64_t end =
-        std::min<std::uint64_t>(sectors.size() + sectors_at_once, map_.hashes().sectors());
-    for (std::uint64_t i = sectors.size(); i < end; ++i) {
-      const HashSector* const sector = map_.hashes().sector(i);
-      sectors.push_back(sector ? *sector : HashSector{});
-    }
-    more = end < map_.hashes().sectors();
+    at = map_.hashes().take_changed(at, sectors_at_once,
+                                    [&](std::uint64_t number, const HashSector& hashes) {
+                                      sectors.push_back({number, hashes});
+                                    });
+    end = map_.hashes().sectors();
+    if (end == 0) break;
   }
   // Everything copied was mapped after its data had been written: now it is stable.
   if (auto r = barrier(); !r) return r;
@@ -332,48 +399,47 @@ Result<> LayerFile::write_map(std::mutex& chain_lock, LayerHeader& next) {
   next.active_index = header_.active_index ^ 1;
   next.index_pages = (extents.size() + extents_per_page - 1) / extents_per_page;
   AlignedBuffer buffer(piece_bytes);
-  const auto write_all = [&](std::uint64_t offset, std::uint64_t count, std::uint64_t unit,
-                             auto&& encode_one) -> Result<> {
-    const std::uint64_t per_piece = buffer.size() / unit;
-    for (std::uint64_t at = 0; at < count; at += per_piece) {
-      const std::uint64_t n = std::min(per_piece, count - at);
-      for (std::uint64_t i = 0; i < n; ++i)
-        encode_one(buffer.span().subspan(i * unit, unit), at + i);
-      auto r = channel_->write(offset + at * unit, buffer.span().first(n * unit));
-      if (!r) return r;
+  const std::uint64_t pages_at_once = buffer.size() / index_page_bytes;
+  for (std::uint64_t at = 0; at < next.index_pages; at += pages_at_once) {
+    const std::uint64_t n = std::min(pages_at_once, next.index_pages - at);
+    for (std::uint64_t i = 0; i < n; ++i) {
+      const auto rest = std::span<const PackedExtent>(extents).subspan((at + i) * extents_per_page);
+      encode_index_page(buffer.span().subspan(i * index_page_bytes, index_page_bytes),
+                        header_.salt(), next.first_batch, at + i,
+                        rest.first(std::min(rest.size(), extents_per_page)));
     }
-    return {};
-  };
-  auto r = write_all(
-      header_.index(next.active_index).offset, next.index_pages, index_page_bytes,
-      [&](std::span<std::byte> page, std::uint64_t number) {
-        auto rest = std::span<const PackedExtent>(extents).subspan(number * extents_per_page);
-        encode_index_page(page, header_.salt(), next.first_batch, number,
-                          rest.first(std::min(rest.size(), extents_per_page)));
-      });
-  if (!r) return r;
-  r = write_all(header_.hashes().offset, sectors.size(), hash_sector_bytes,
-                [&](std::span<std::byte> sector, std::uint64_t number) {
-                  encode_hash_sector(sector, header_.salt(), number, sectors[number]);
-                });
-  if (!r) return r;
+    auto r = channel_->write(header_.index(next.active_index).offset + at * index_page_bytes,
+                             buffer.span().first(n * index_page_bytes));
+    if (!r) return r;
+  }
+  for (std::size_t at = 0; at < sectors.size();) {
+    const std::uint64_t first = sectors[at].number;
+    std::uint64_t n = 0;  // one behind the other
+    for (; at < sectors.size() && sectors[at].number == first + n &&
+           (n + 1) * hash_sector_bytes <= buffer.size();
+         ++at, ++n) {
+      encode_hash_sector(buffer.span().subspan(n * hash_sector_bytes, hash_sector_bytes),
+                         header_.salt(), first + n, sectors[at].hashes);
+    }
+    auto r = channel_->write(header_.hashes().offset + first * hash_sector_bytes,
+                             buffer.span().first(n * hash_sector_bytes));
+    if (!r) return r;
+  }
   return barrier();
 }
 
-Result<> LayerFile::seal_locked(std::mutex& chain_lock, const std::string& name) {
+// The whole map, then a header with which the journal is not needed any more.
+Result<> LayerFile::write_sealed(std::mutex& chain_lock, LayerHeader next) {
   {
     const std::lock_guard lock(chain_lock);
     map_.begin_commit();
   }
-  LayerHeader next = header_;
   next.first_batch = next_batch_;
   next.closed_batch = 0;
-  next.state = LayerState::sealed;
-  ++next.content;
-  next.name = name;
   auto done = write_map(chain_lock, next);
   if (done) done = write_header(std::move(next));
   if (!done) return done;
+  disconnect();
   const std::lock_guard lock(chain_lock);
   map_.committed();
   return {};
@@ -381,8 +447,11 @@ Result<> LayerFile::seal_locked(std::mutex& chain_lock, const std::string& name)
 
 Result<> LayerFile::load_hashes(std::mutex& chain_lock, std::uint64_t slot, std::uint64_t count) {
   const std::lock_guard io(io_mutex_);
+  const bool connected = channel_ != nullptr;
+  if (auto r = connect(*store_); !r) return r;
   auto sectors = read_hashes(slot / hashes_per_sector,
                              (slot + count + hashes_per_sector - 1) / hashes_per_sector);
+  if (!connected) disconnect();
   if (!sectors) return std::unexpected(named(sectors.error()));
   const std::lock_guard lock(chain_lock);
   install(*sectors);

@@ -4,11 +4,11 @@
 // Data blocks are read and written by the chain's channels, straight on store();
 // this class moves everything else, with blocking calls.
 //
-// Threads: commit() and seal() from any thread, one at a time by a lock of their
-// own; they take the chain's lock (given to them) only around the map, never
-// during I/O. load_hashes() likewise.
+// Threads: what takes the chain's lock may be called from any thread, one at a time
+// by a lock of its own; the chain's is held only around the map, never during I/O.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -51,6 +51,7 @@ class LayerFile {
   std::string name() const;
   void set_name(std::string name);
   BlockStore& store() { return *store_; }
+  BlockStore& locked_store() { return writable_ ? *writable_ : *store_; }  // has the file's lock
   LayerMap& map() { return map_; }  // guarded by the chain's lock
   const LayerMap& map() const { return map_; }
   std::uint64_t data_offset(std::uint64_t slot) const {  // bytes, in the file
@@ -64,15 +65,30 @@ class LayerFile {
   // later is noticed. The layer may be changed again afterwards.
   Result<> close(std::mutex& chain_lock);
   // Commits, writes the whole map, and makes the layer read-only for good.
-  Result<> seal(std::mutex& chain_lock, const std::string& name);
+  // `merge`: none or goes_down.
+  Result<> seal(std::mutex& chain_lock, const std::string& name,
+                MergeState merge = MergeState::none);
+  // Gives discarded space back to the host, some of it. False: nothing is left.
+  Result<bool> punch(std::mutex& chain_lock);
+
+  // --- merging: a sealed layer takes blocks of another one ---
+
+  // From here on map() may be changed and committed. `state`: takes_parent or
+  // takes_child; stable when it returns. `writable` is this layer's file. One that
+  // was in this state before goes on.
+  Result<> begin_merge(std::mutex& chain_lock, std::shared_ptr<BlockStore> writable,
+                       MergeState state, const Uuid& with);
+  // Sealed again, with what `edit` changes in the header, at one instant.
+  Result<> finish_merge(std::mutex& chain_lock, const std::function<void(LayerHeader&)>& edit);
+  // An active layer stands on another parent.
+  Result<> set_parent(const ParentReference& parent);
   // A sealed layer's hashes for the slots [slot, slot + count).
   Result<> load_hashes(std::mutex& chain_lock, std::uint64_t slot, std::uint64_t count);
 
   Sabotage sabotage;  // set before the first use
 
  private:
-  LayerFile(std::shared_ptr<BlockStore> store, std::unique_ptr<SyncChannel> channel,
-            LayerHeader header);
+  LayerFile(std::shared_ptr<BlockStore> store, LayerHeader header);
   Result<> read_index();
   struct NumberedSector {
     std::uint64_t number = 0;
@@ -85,17 +101,20 @@ class LayerFile {
   Result<> write_header(LayerHeader next);
   Result<> commit_locked(std::mutex& chain_lock);
   Result<> close_locked(std::mutex& chain_lock);
-  Result<> seal_locked(std::mutex& chain_lock, const std::string& name);
+  Result<> write_sealed(std::mutex& chain_lock, LayerHeader next);
+  Result<> connect(BlockStore& store);
+  void disconnect() { channel_.reset(); }
   Result<> settle(Result<> done);
   Result<> append_batch(std::span<const std::byte> records);
   Result<> barrier();
   Error named(Error error) const;
 
   const std::shared_ptr<BlockStore> store_;
+  std::shared_ptr<BlockStore> writable_;  // since it began to merge
   mutable std::mutex name_mutex_;  // guards name_; nothing is taken under it
   std::string name_;
   mutable std::mutex io_mutex_;  // guards channel_, header_, the journal's place; taken before the chain's
-  const std::unique_ptr<SyncChannel> channel_;
+  std::unique_ptr<SyncChannel> channel_;  // null where nothing needs it: a chain has many layers
   LayerHeader header_;
   std::uint64_t data_begin_ = 0;
   std::uint64_t journal_at_ = 0;  // bytes used of the journal

@@ -90,7 +90,8 @@ std::array<std::byte, LayerHeader::encoded_size> encode(const LayerHeader& h) {
   e.u8(static_cast<std::uint8_t>(h.state));
   e.u8(h.active_index);
   e.u8(static_cast<std::uint8_t>(h.parent.kind));
-  for (int i = 0; i < 5; ++i) e.u8(0);
+  e.u8(static_cast<std::uint8_t>(h.merge));
+  e.u32(0);
   e.u64(h.index_pages);
   e.u64(h.first_batch);
   e.u64(h.closed_batch);
@@ -99,6 +100,7 @@ std::array<std::byte, LayerHeader::encoded_size> encode(const LayerHeader& h) {
   e.u64(h.parent.content);
   e.u64(h.parent.size);
   e.i64(h.parent.changed_ns);
+  e.bytes(std::as_bytes(std::span(h.merge_with)));
   e.text(h.parent.location);
   e.text(h.name);
   std::array<std::byte, LayerHeader::encoded_size> slot{};
@@ -136,7 +138,8 @@ HeaderState decode(std::span<const std::byte> slot, LayerHeader& out) {
   const std::uint8_t state = d.u8();
   h.active_index = d.u8();
   const std::uint8_t kind = d.u8();
-  d.bytes(5);
+  const std::uint8_t merge = d.u8();
+  d.u32();
   h.index_pages = d.u64();
   h.first_batch = d.u64();
   h.closed_batch = d.u64();
@@ -145,10 +148,12 @@ HeaderState decode(std::span<const std::byte> slot, LayerHeader& out) {
   h.parent.content = d.u64();
   h.parent.size = d.u64();
   h.parent.changed_ns = d.i64();
+  take_uuid(h.merge_with);
   h.parent.location = d.text();
   h.name = d.text();
   const bool sane =
       d.ok() && version == LayerHeader::version && state <= 1 && h.active_index <= 1 && kind <= 3 &&
+      merge <= static_cast<std::uint8_t>(MergeState::goes_down) && (merge == 0 || state == 1) &&
       h.size > 0 && h.size % 512 == 0 && h.size <= LayerHeader::size_limit &&
       h.slots == slots_for(h.blocks()) && h.journal_bytes == journal_for(h.blocks()) &&
       h.index_pages * index_page_bytes <= h.index(h.active_index).length && h.first_batch > 0 &&
@@ -157,6 +162,7 @@ HeaderState decode(std::span<const std::byte> slot, LayerHeader& out) {
   if (!sane) return HeaderState::corrupt;
   h.state = static_cast<LayerState>(state);
   h.parent.kind = static_cast<ParentKind>(kind);
+  h.merge = static_cast<MergeState>(merge);
   out = std::move(h);
   return HeaderState::valid;
 }
@@ -279,6 +285,11 @@ Result<> decode_hash_sector(std::span<const std::byte> sector, std::uint64_t sal
                             std::uint64_t number, HashSector& out) {
   std::uint64_t sum = 0;
   std::memcpy(&sum, sector.data() + sizeof out, sizeof sum);
+  const auto nothing = [](std::byte byte) { return byte == std::byte{0}; };
+  if (sum == 0 && std::all_of(sector.begin(), sector.end(), nothing)) {
+    out = {};  // never written: none of its slots was in use
+    return {};
+  }
   if (sum != checksum(sector.first(sizeof out), salt + number))
     return fail(ErrorKind::corrupt, "hash sector {}: wrong checksum", number);
   std::memcpy(out.data(), sector.data(), sizeof out);

@@ -29,6 +29,16 @@ struct Area {  // bytes, multiples of 4096
 enum class LayerState : std::uint8_t { active, sealed };
 enum class ParentKind : std::uint8_t { none, layer, file, nbd };
 
+// A sealed layer's part in a merge with the layer above or below it, `merge_with`.
+// While it takes blocks its journal lives, as an active layer's does.
+enum class MergeState : std::uint8_t {
+  none,
+  takes_parent,  // what shows through from the parent; its own content stays the same
+  takes_child,   // the child's content; whole only together with the child until then
+  took_child,    // done: content is one more than the child knows
+  goes_down,     // is meant to be taken by its parent
+};
+
 // The parent by place and by identity: one that was swapped or changed is refused.
 struct ParentReference {
   ParentKind kind = ParentKind::none;
@@ -53,6 +63,8 @@ struct LayerHeader {
   std::uint64_t slots = 0;
   std::uint64_t journal_bytes = 0;
   LayerState state = LayerState::active;
+  MergeState merge = MergeState::none;
+  Uuid merge_with{};
   std::uint8_t active_index = 0;    // 0 or 1
   std::uint64_t index_pages = 0;    // of the active index
   std::uint64_t first_batch = 1;     // of the journal that follows it
@@ -61,6 +73,11 @@ struct LayerHeader {
   ParentReference parent;
   std::string name;
 
+  // Whether batches of the journal count.
+  bool journal_lives() const {
+    return state == LayerState::active || merge == MergeState::takes_parent ||
+           merge == MergeState::takes_child;
+  }
   std::uint64_t blocks() const { return (size + block_bytes - 1) / block_bytes; }
   std::uint64_t salt() const;  // of the journal and every checksum below
   Area journal() const;

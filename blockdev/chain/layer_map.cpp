@@ -12,6 +12,10 @@ namespace {
 constexpr std::uint64_t record_most = 1u << 15;
 // Large requests go to fresh slots rather than into many small holes.
 constexpr std::uint64_t large_request = 16;
+// Shorter runs are reused rather than punched: a system call for each costs more.
+constexpr std::uint64_t least_punch = 4;
+// What is being punched cannot be written meanwhile, so not too much at once.
+constexpr std::uint64_t most_punch = 1024;
 
 Extent free_extent(const SlotRun& run) {
   return {run.slot, run.slot, static_cast<std::uint32_t>(run.count), false};
@@ -19,33 +23,35 @@ Extent free_extent(const SlotRun& run) {
 
 }  // namespace
 
-const HashSector* HashTable::sector(std::uint64_t number) const {
-  return number < sectors_.size() ? sectors_[number].get() : nullptr;
-}
-
-HashSector& HashTable::make_sector(std::uint64_t number) {
+HashTable::Sector& HashTable::make_sector(std::uint64_t number) {
   if (number >= sectors_.size()) sectors_.resize(number + 1);
   auto& sector = sectors_[number];
   if (!sector) {
-    sector = std::make_unique<HashSector>();
+    sector = std::make_unique<Sector>();
     ++loaded_;
   }
   return *sector;
 }
 
+void HashTable::load(std::uint64_t sector, const HashSector& hashes) {
+  if (!has(sector)) make_sector(sector).hashes = hashes;
+}
+
 std::optional<std::uint64_t> HashTable::find(std::uint64_t slot) const {
-  const HashSector* const found = sector(slot / hashes_per_sector);
-  if (!found) return std::nullopt;
-  return (*found)[slot % hashes_per_sector];
+  const std::uint64_t number = slot / hashes_per_sector;
+  if (!has(number)) return std::nullopt;
+  return sectors_[number]->hashes[slot % hashes_per_sector];
 }
 
 void HashTable::set(std::uint64_t slot, std::uint64_t hash) {
-  make_sector(slot / hashes_per_sector)[slot % hashes_per_sector] = hash;
+  Sector& sector = make_sector(slot / hashes_per_sector);
+  sector.hashes[slot % hashes_per_sector] = hash;
+  sector.changed = true;
 }
 
 std::uint64_t HashTable::memory_bytes() const {
   constexpr std::uint64_t heap_overhead = 8;  // of each sector's allocation
-  return sectors_.capacity() * sizeof(void*) + loaded_ * (sizeof(HashSector) + heap_overhead);
+  return sectors_.capacity() * sizeof(void*) + loaded_ * (sizeof(Sector) + heap_overhead);
 }
 
 // --- reading ---
@@ -78,6 +84,8 @@ void LayerMap::replay(const LayerRecord& record) {
 }
 
 void LayerMap::loaded() {
+  to_punch_.clear();
+  to_punch_blocks_ = 0;
   std::vector<SlotRun> used;
   used.reserve(extents_.size());
   extents_.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
@@ -92,7 +100,12 @@ void LayerMap::loaded() {
     if (run.slot > high_water_) {
       const std::uint64_t begin = high_water_;
       high_water_ = run.slot;
-      release({begin, run.slot - begin});
+      const SlotRun gap{begin, run.slot - begin};
+      if (gap.count >= least_punch) {
+        punch_later(gap);
+      } else {
+        release(gap);
+      }
     }
     high_water_ = std::max(high_water_, run.slot + run.count);
   }
@@ -102,6 +115,9 @@ void LayerMap::loaded() {
 
 bool LayerMap::take(std::uint64_t count, std::vector<SlotRun>& runs) {
   const std::uint64_t fresh = slots_ - high_water_;
+  if (count > fresh + free_blocks_) {  // no time to punch
+    for (const SlotRun& run : std::exchange(to_punch_, {})) punched(run);
+  }
   if (count > fresh + free_blocks_) return false;
   const auto take_fresh = [&](std::uint64_t n) {
     runs.push_back({high_water_, n});
@@ -146,17 +162,17 @@ void LayerMap::release(const SlotRun& run) {
 
 void LayerMap::give_back(const SlotRun& run) { release(run); }
 
-void LayerMap::unmap(std::uint64_t block, std::uint64_t count) {
+void LayerMap::unmap(std::uint64_t block, std::uint64_t count, bool discarded) {
   extents_.remove(block, block + count, [&](const Extent& e) {
     if (e.unwritten) return;
     if (reuse_at_once_) return release({e.physical, e.count});
-    freed_.push_back({e.physical, e.count});
+    freed_.push_back({e.physical, e.count, discarded});
     freed_blocks_ += e.count;
   });
 }
 
 void LayerMap::map(std::uint64_t block, const SlotRun& run, const std::uint64_t* hashes) {
-  unmap(block, run.count);
+  unmap(block, run.count, false);
   SlotRun left = run;
   while (left.count > 0) {
     const std::uint64_t n = std::min(left.count, record_most);
@@ -171,7 +187,7 @@ void LayerMap::map(std::uint64_t block, const SlotRun& run, const std::uint64_t*
 }
 
 void LayerMap::zero(std::uint64_t block, std::uint64_t count) {
-  unmap(block, count);
+  unmap(block, count, true);
   append(records_, {.kind = LayerRecord::Kind::zero, .block = block, .count = count});
   while (count > 0) {
     const auto n =
@@ -183,7 +199,7 @@ void LayerMap::zero(std::uint64_t block, std::uint64_t count) {
 }
 
 void LayerMap::forget(std::uint64_t block, std::uint64_t count) {
-  unmap(block, count);
+  unmap(block, count, true);
   append(records_, {.kind = LayerRecord::Kind::forget, .block = block, .count = count});
 }
 
@@ -194,13 +210,51 @@ std::vector<std::byte> LayerMap::begin_commit() {
 }
 
 void LayerMap::committed() {
-  for (const SlotRun& run : committing_) release(run);
+  for (const SlotRun& run : committing_) {
+    if (run.discarded) {
+      punch_later(run);
+    } else {
+      release(run);
+    }
+  }
   committing_.clear();
+}
+
+void LayerMap::punch_later(const SlotRun& run) {
+  to_punch_blocks_ += run.count;
+  if (!to_punch_.empty() && to_punch_.back().slot + to_punch_.back().count == run.slot) {
+    to_punch_.back().count += run.count;
+  } else {
+    to_punch_.push_back(run);
+  }
+}
+
+void LayerMap::punched(const SlotRun& run) {
+  to_punch_blocks_ -= run.count;
+  release(run);
+}
+
+bool LayerMap::take_to_punch(SlotRun& run) {
+  while (!to_punch_.empty()) {
+    SlotRun& last = to_punch_.back();
+    if (last.count < least_punch) {
+      punched(last);
+      to_punch_.pop_back();
+      continue;
+    }
+    run = {last.slot, std::min(last.count, most_punch)};
+    last.slot += run.count;
+    last.count -= run.count;
+    if (last.count == 0) to_punch_.pop_back();
+    return true;
+  }
+  return false;
 }
 
 std::uint64_t LayerMap::memory_bytes() const {
   return extents_.memory_bytes() + free_.memory_bytes() + hashes_.memory_bytes() +
-         (freed_.capacity() + committing_.capacity()) * sizeof(SlotRun) + records_.capacity();
+         (freed_.capacity() + committing_.capacity() + to_punch_.capacity()) * sizeof(SlotRun) +
+         records_.capacity();
 }
 
 }  // namespace tidepool::blockdev::chain

@@ -9,7 +9,8 @@
 //   free -- take() -- being written -- map() -- mapped -- overwritten, zeroed or
 //     ^                                                   forgotten
 //     |                                                      |
-//     +------- committed() --- its batch is stable <---------+
+//     +--- committed() --- its batch is stable <-------------+
+//     +--- punched() <--- and discarded: take_to_punch() <---+
 //
 // Memory: about 13 bytes an extent, 8 bytes a slot in use for its hash (a sealed
 // layer's are loaded as they are needed, and only counted then).
@@ -18,6 +19,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "blockdev/chain/layer_format.h"
@@ -27,21 +29,38 @@ namespace tidepool::blockdev::chain {
 
 struct SlotRun {
   std::uint64_t slot = 0, count = 0;
+  bool discarded = false;  // not because something else was written in its place
 };
 
 // Hashes by slot, in the sectors of the file. Absent ones are not loaded yet.
 class HashTable {
  public:
-  // Null: not loaded.
-  const HashSector* sector(std::uint64_t number) const;
-  HashSector& make_sector(std::uint64_t number);  // zeros, if new
+  struct Sector {
+    HashSector hashes{};
+    bool changed = false;  // since it was last read or taken
+  };
+  bool has(std::uint64_t sector) const { return sector < sectors_.size() && sectors_[sector]; }
+  void load(std::uint64_t sector, const HashSector& hashes);  // a sector that is there stays
   std::optional<std::uint64_t> find(std::uint64_t slot) const;
   void set(std::uint64_t slot, std::uint64_t hash);
+  // The changed sectors from `first` on, at most `most`, which count as unchanged
+  // afterwards: sink(number, hashes). Where to go on; sectors() at the end.
+  template <class Sink>
+  std::uint64_t take_changed(std::uint64_t first, std::uint64_t most, Sink&& sink) {
+    for (; first < sectors_.size() && most > 0; ++first, --most) {
+      Sector* const sector = sectors_[first].get();
+      if (!sector || !sector->changed) continue;
+      sector->changed = false;
+      sink(first, std::as_const(sector->hashes));
+    }
+    return first;
+  }
   std::uint64_t sectors() const { return sectors_.size(); }
   std::uint64_t memory_bytes() const;
 
  private:
-  std::vector<std::unique_ptr<HashSector>> sectors_;
+  Sector& make_sector(std::uint64_t number);
+  std::vector<std::unique_ptr<Sector>> sectors_;
   std::uint64_t loaded_ = 0;
 };
 
@@ -76,6 +95,11 @@ class LayerMap {
   void committed();
   std::uint64_t freed_slots() const { return freed_blocks_; }  // waiting for a commit
 
+  // Slots that are to be punched on the host before they are free: what was
+  // discarded, and in a file just opened all that was free. False: none are.
+  bool take_to_punch(SlotRun& run);
+  void punched(const SlotRun& run);
+
   // For a test that must go red: freed slots are free at once.
   void sabotage_reuse() { reuse_at_once_ = true; }
 
@@ -84,13 +108,14 @@ class LayerMap {
   const ExtentMap& extents() const { return extents_; }
   HashTable& hashes() { return hashes_; }
   const HashTable& hashes() const { return hashes_; }
-  std::uint64_t slots_used() const { return high_water_ - free_blocks_; }
+  std::uint64_t slots_used() const { return high_water_ - free_blocks_ - to_punch_blocks_; }
   std::uint64_t high_water() const { return high_water_; }  // slots below it were in use
   std::uint64_t memory_bytes() const;
 
  private:
-  void unmap(std::uint64_t block, std::uint64_t count);
+  void unmap(std::uint64_t block, std::uint64_t count, bool discarded);
   void release(const SlotRun& run);
+  void punch_later(const SlotRun& run);
 
   const std::uint64_t slots_;
   ExtentMap extents_;  // block -> slot; unwritten: zeros (physical = block, so that they join)
@@ -100,6 +125,8 @@ class LayerMap {
   std::uint64_t free_blocks_ = 0;
   std::uint64_t cursor_ = 0;  // where the search for free slots goes on
   std::vector<SlotRun> freed_, committing_;
+  std::vector<SlotRun> to_punch_;
+  std::uint64_t to_punch_blocks_ = 0;  // with what is being punched
   std::uint64_t freed_blocks_ = 0;
   std::vector<std::byte> records_;
   bool reuse_at_once_ = false;

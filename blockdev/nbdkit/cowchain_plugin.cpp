@@ -13,7 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "base/file_limit.h"
 #include "blockdev/chain/chain_files.h"
+#include "blockdev/chain/checkpoint.h"
 #include "blockdev/control/chain_service.h"
 #include "blockdev/sync_channel.h"
 
@@ -27,7 +29,7 @@ struct Served {
   std::string path;
   bool verify = true;
   std::shared_ptr<Chain> chain;
-  std::unique_ptr<ControlServer> control;
+  std::unique_ptr<ChainService> control;
   std::mutex mutex;  // guards idle
   std::vector<std::unique_ptr<SyncChannel>> idle;
 };
@@ -95,9 +97,9 @@ int config_complete() {
 }
 
 Result<std::shared_ptr<Chain>> open_served(bool read_only) {
-  auto header = read_layer_header(served.path);
+  auto header = read_layer_header(local_files(), served.path);
   if (!header) return std::unexpected(header.error());
-  return open_chain(served.path,
+  return open_chain(local_files(), served.path,
                     {.read_only = read_only || header->state == LayerState::sealed,
                      .verify = served.verify});
 }
@@ -105,6 +107,8 @@ Result<std::shared_ptr<Chain>> open_served(bool read_only) {
 // A trial before nbdkit goes to the background or runs the command that waits for
 // it: only here is an error seen, and ends both.
 int get_ready() {
+  raise_file_limit();
+  if (auto r = finish_checkpoint(local_files(), served.path); !r) return report(r.error());
   auto chain = open_served(true);
   return chain ? 0 : report(chain.error());
 }
@@ -114,7 +118,7 @@ int after_fork() {
   auto chain = open_served(false);
   if (!chain) return report(chain.error());
   served.chain = std::move(*chain);
-  auto control = serve_control(*served.chain, served.path);
+  auto control = ChainService::start(*served.chain, served.path);
   if (!control) return report(control.error());
   served.control = std::move(*control);
   return 0;

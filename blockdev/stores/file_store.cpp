@@ -94,9 +94,11 @@ bool can_punch(const FileTarget& target, std::uint64_t size, dev_t device_number
          errno != EOPNOTSUPP;
 }
 
-Result<> take_lock(const FileTarget& target, bool shared) {
+enum class Lock : short { none = F_UNLCK, shared = F_RDLCK, exclusive = F_WRLCK };
+
+Result<> take_lock(const FileTarget& target, Lock wanted) {
   struct flock lock {};
-  lock.l_type = static_cast<short>(shared ? F_RDLCK : F_WRLCK);
+  lock.l_type = static_cast<short>(wanted);
   lock.l_whence = SEEK_SET;
   if (::fcntl(target.fd.get(), F_OFD_SETLK, &lock) == 0) return {};
   if (errno == EAGAIN || errno == EACCES) {
@@ -110,7 +112,22 @@ class OpenFileStore final : public FileStore {
   FileTarget target;
 
   const std::string& name() const override { return target.name; }
-  Result<> share_lock() override { return take_lock(target, true); }
+  Result<> share_lock() override { return take_lock(target, Lock::shared); }
+  Result<std::shared_ptr<FileStore>> open_for_change() override {
+    // By its descriptor: it may have another name by now.
+    if (auto freed = take_lock(target, Lock::none); !freed) return std::unexpected(freed.error());
+    auto store = FileStore::open(fmt::format("/proc/self/fd/{}", target.fd.get()),
+                                 {.direct = target.direct});
+    if (store) {
+      static_cast<OpenFileStore&>(**store).target.name = target.name;
+    } else {
+      if (store.error().kind == ErrorKind::busy)
+        store = fail(ErrorKind::busy, "'{}' is in use by another process", target.name);
+      if (auto again = take_lock(target, Lock::shared); !again)
+        return std::unexpected(again.error());
+    }
+    return store;
+  }
   int fd() const override { return target.fd.get(); }
 
   Geometry geometry() const override { return target.geometry(); }
@@ -227,7 +244,8 @@ Result<std::shared_ptr<FileStore>> FileStore::open(const std::filesystem::path& 
   if (!fd) return std::unexpected(fd.error());
   target.fd = std::move(*fd);
   if (options.lock) {
-    if (auto locked = take_lock(target, target.read_only); !locked) return std::unexpected(locked.error());
+    auto locked = take_lock(target, target.read_only ? Lock::shared : Lock::exclusive);
+    if (!locked) return std::unexpected(locked.error());
   }
 
   if (target.direct) {

@@ -37,6 +37,9 @@ class FileStore : public BlockStore {
   virtual Result<> set_size(std::uint64_t size) = 0;
   // From here on others may have a shared lock, too: for who will only read on.
   virtual Result<> share_lock() = 0;
+  // The same file to be written, with the exclusive lock; this store has none any
+  // more. busy: others use the file; then this store has its shared lock again.
+  virtual Result<std::shared_ptr<FileStore>> open_for_change() = 0;
   virtual int fd() const = 0;  // borrowed
 };
 

@@ -65,6 +65,9 @@ int SimulatedStore::apply(const IoRequest& request, std::uint64_t& number) {
 
 int SimulatedStore::apply_locked(const IoRequest& request, std::uint64_t& number) {
   if (crash_at_ != 0 && counters_.changes() >= crash_at_) return EIO;
+  if (options_.power && options_.power->off()) return EIO;
+  if (options_.power && request.op != IoOp::read && request.op != IoOp::allocate)
+    options_.power->changes.fetch_add(1);
   switch (request.op) {
     case IoOp::read: {
       ++counters_.reads;

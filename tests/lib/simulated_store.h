@@ -36,6 +36,13 @@ enum class CrashMode {
 };
 inline constexpr int crash_mode_count = 5;
 
+// What several stores lose their power with: after the n-th changing operation of all.
+struct PowerSupply {
+  std::atomic<std::uint64_t> changes{0};
+  std::uint64_t off_after = 0;  // 0: never; set while nothing runs
+  bool off() const { return off_after != 0 && changes.load() >= off_after; }
+};
+
 class SimulatedStore : public blockdev::BlockStore,
                        public std::enable_shared_from_this<SimulatedStore> {
  public:
@@ -47,6 +54,7 @@ class SimulatedStore : public blockdev::BlockStore,
     std::uint32_t memory_alignment = 1;
     bool read_only = false;
     bool complete_inline = true;
+    std::shared_ptr<PowerSupply> power;  // may be null
   };
   struct Counters {
     std::uint64_t reads = 0, writes = 0, flushes = 0, discards = 0, zeroes = 0, allocates = 0;
