@@ -1,15 +1,17 @@
 #include "blockdev/stores/unflushed_log.h"
 
+#include <utility>
+
 namespace tidepool::blockdev {
 
 void UnflushedLog::add(IoOp op, std::uint64_t offset, std::uint64_t length,
-                       std::span<const std::byte> data) {
+                       std::vector<std::byte> data) {
+  memory_ += entry_cost + data.size();
   entries_.push_back({.number = ++last_,
                       .op = op,
                       .offset = offset,
                       .length = length,
-                      .data = {data.begin(), data.end()}});
-  memory_ += entry_cost + data.size();
+                      .data = std::move(data)});
 }
 
 void UnflushedLog::flushed(std::uint64_t mark) {

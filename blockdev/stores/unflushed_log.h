@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <span>
 #include <vector>
 
 #include "blockdev/block_store.h"
@@ -33,8 +32,8 @@ class UnflushedLog {
   };
   static constexpr std::uint64_t entry_cost = 128;  // bytes, beside the data
 
-  // `data` is copied; empty for zero and discard.
-  void add(IoOp op, std::uint64_t offset, std::uint64_t length, std::span<const std::byte> data);
+  // `data` is empty for zero and discard.
+  void add(IoOp op, std::uint64_t offset, std::uint64_t length, std::vector<std::byte> data);
   // The mark of a flush that is sent now.
   std::uint64_t mark() const { return last_; }
   // A flush has succeeded that was sent at `mark`.
