@@ -12,6 +12,7 @@
 #include "base/size_text.h"
 #include "base/unique_fd.h"
 #include "blockdev/stores/file_store.h"
+#include "blockdev/stores/nbd_store.h"
 
 namespace tidepool::blockdev::chain {
 
@@ -87,6 +88,31 @@ Result<ParentReference> refer_to_file(const fs::path& parent, const fs::path& la
                          .changed_ns = *changed};
 }
 
+Result<ParentReference> refer_to_nbd(const std::string& uri) {
+  constexpr std::string_view socket = "socket=";
+  const auto at = uri.find(socket);
+  if (at != std::string::npos && !uri.substr(at + socket.size()).starts_with('/')) {
+    return fail(ErrorKind::invalid_argument,
+                "'{}': give the socket's path from the root on, the chain may be opened from "
+                "another directory",
+                uri);
+  }
+  auto store = NbdStore::open(uri, {.read_only = true});
+  if (!store) return std::unexpected(store.error());
+  return ParentReference{
+      .kind = ParentKind::nbd, .location = uri, .size = (*store)->geometry().size};
+}
+
+Result<ParentReference> refer_to_parent(const NewLayer& layer) {
+  switch (layer.kind) {
+    case ParentKind::none: return ParentReference{};
+    case ParentKind::layer: return refer_to_layer(layer.parent, layer.path);
+    case ParentKind::file: return refer_to_file(layer.parent, layer.path);
+    case ParentKind::nbd: return refer_to_nbd(layer.parent.native());
+  }
+  return fail(ErrorKind::invalid_argument, "'{}': no such kind of parent", layer.path.native());
+}
+
 // An empty layer at `path`, which must not exist. Its name in the directory is not
 // flushed yet.
 Result<std::unique_ptr<LayerFile>> write_new(const fs::path& path, LayerHeader header) {
@@ -126,8 +152,18 @@ Result<> check_layer(const fs::path& layer, const ParentReference& wanted, const
   return {};
 }
 
+Result<std::shared_ptr<BlockStore>> open_remote_base(const fs::path& layer,
+                                                     const ParentReference& wanted) {
+  auto store = NbdStore::open(wanted.location, {.read_only = true});
+  if (!store) return std::unexpected(store.error());
+  if ((*store)->geometry().size != wanted.size)
+    return not_the_parent(layer, wanted.location, "its size was changed since");
+  return *store;
+}
+
 Result<std::shared_ptr<BlockStore>> open_base(const fs::path& layer, const ParentReference& wanted,
                                               const fs::path& path) {
+  if (wanted.kind == ParentKind::nbd) return open_remote_base(layer, wanted);
   auto store = open_file(path, true);
   if (!store) return std::unexpected(store.error());
   if ((*store)->geometry().size != wanted.size)
@@ -156,20 +192,16 @@ Result<LayerHeader> read_layer_header(const fs::path& path) {
 }
 
 Result<> create_layer(const NewLayer& layer) {
-  ParentReference parent;
-  if (layer.kind == ParentKind::layer || layer.kind == ParentKind::file) {
-    auto reference = layer.kind == ParentKind::layer ? refer_to_layer(layer.parent, layer.path)
-                                                     : refer_to_file(layer.parent, layer.path);
-    if (!reference) return std::unexpected(reference.error());
-    parent = std::move(*reference);
-  }
+  auto reference = refer_to_parent(layer);
+  if (!reference) return std::unexpected(reference.error());
+  ParentReference parent = std::move(*reference);
   std::uint64_t size = layer.size != 0 ? layer.size : (parent.size + 511) / 512 * 512;
   if (size < parent.size) {
     return fail(ErrorKind::invalid_argument, "'{}': {} is less than its parent has, {}",
                 layer.path.native(), format_size(size), format_size(parent.size));
   }
   if (parent.location.size() > LayerHeader::location_limit) {
-    return fail(ErrorKind::invalid_argument, "the parent's path is longer than {} bytes",
+    return fail(ErrorKind::invalid_argument, "the parent's path or URI is longer than {} bytes",
                 LayerHeader::location_limit);
   }
   auto header = lay_out_layer(size);
@@ -200,11 +232,7 @@ Result<std::shared_ptr<Chain>> open_chain(const fs::path& top, const ChainOption
     const ParentReference& parent = layers.back()->header().parent;
     if (parent.kind == ParentKind::none) break;
     const fs::path next = parent_path(path, parent);
-    if (parent.kind == ParentKind::nbd) {
-      return fail(ErrorKind::unsupported, "layer '{}': a parent at '{}' cannot be opened yet",
-                  path.native(), parent.location);
-    }
-    if (parent.kind == ParentKind::file) {
+    if (parent.kind != ParentKind::layer) {
       auto opened = open_base(path, parent, next);
       if (!opened) return std::unexpected(opened.error());
       base = std::move(*opened);

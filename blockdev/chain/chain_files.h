@@ -2,7 +2,9 @@
 // checking that each parent is the one that was meant.
 //
 // Blocking; any thread. Layers are read and written through the page cache; the
-// top layer's file is locked exclusively (shared when read-only), parents shared.
+// top layer's file is locked exclusively (shared when read-only), parents shared. A
+// base that is an NBD export is told by its size only; when it goes away, what needs
+// it waits until it is back.
 #pragma once
 
 #include <filesystem>
@@ -18,7 +20,7 @@ struct NewLayer {
   std::filesystem::path path;    // must not exist
   std::uint64_t size = 0;        // bytes; 0: the parent's
   ParentKind kind = ParentKind::none;
-  std::filesystem::path parent;  // a layer or a raw file or device, by `kind`
+  std::filesystem::path parent;  // a layer, a raw file or device, or an NBD URI, by `kind`
 };
 
 // Stable when it returns; nothing is left behind on failure. A parent layer that
@@ -28,7 +30,7 @@ Result<> create_layer(const NewLayer& layer);
 // Only the header of `path`; for tools.
 Result<LayerHeader> read_layer_header(const std::filesystem::path& path);
 
-// Where the parent of the layer at `layer` is.
+// Where the parent of the layer at `layer` is; not for a URI.
 std::filesystem::path parent_path(const std::filesystem::path& layer,
                                   const ParentReference& parent);
 
