@@ -5,6 +5,7 @@
 # the replay is a twin without it, which must go red.
 set -euo pipefail
 source "$(dirname "$0")/../lib/harness.sh"
+source "$(dirname "$0")/../lib/nbd_server.sh"
 
 begin
 need nbdkit nbdinfo qemu-img cmp openssl
@@ -12,41 +13,11 @@ need_space 1024
 export PATH=/usr/bin:$PATH
 load=$TIDEPOOL_BUILD/tests/integration/nbd_load
 cowchain=$TIDEPOOL_BUILD/blockdev/tools/cowchain
-plugin=$TIDEPOOL_BUILD/blockdev/nbdkit/nbdkit-cowchain-plugin.so
 socket=$work/socket uri="nbd+unix:///?socket=$work/socket"
 rounds=${ROUNDS:-10} operations=${OPS:-400} size=64M
 export COWCHAIN_RUN=$work/run
-# A plugin built with a sanitizer needs its runtime in nbdkit, too.
-runtime=$(ldd "$plugin" | awk '/lib[at]san/ { print $3 }')
-
-nbdkit_with_runtime() {
-  ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$runtime exec nbdkit "$@"
-}
-answers() { nbdinfo --size "$uri" >/dev/null 2>&1; }
-# start ARGUMENT...: nbdkit with these in the background, as $server. What a killed
-# one had locked may be free a moment later only.
-start() {
-  local tries
-  for ((tries = 0; tries < 50; tries++)); do
-    rm -f "$socket"
-    nbdkit_with_runtime -f -U "$socket" "$@" 2>>"$work/nbdkit.log" &
-    server=$!
-    children=("$server")
-    until answers; do
-      kill -0 "$server" 2>/dev/null || break
-      sleep 0.02
-    done
-    ! answers || return 0
-    wait "$server" || true
-    sleep 0.1
-  done
-  fail "nbdkit: $(tail -n 3 "$work/nbdkit.log")"
-}
-stop() {  # stop [-SIGNAL]
-  kill "${1:--9}" "$server"
-  wait "$server" 2>/dev/null || true
-  children=()
-}
+start() { serve_nbd "$uri" "$@"; }
+stop() { stop_nbd "$server" "$@"; }
 log_says() { grep -q -- "$1" "$work/load.log"; }
 
 say "random requests, by each kind of server"
@@ -120,12 +91,12 @@ under_fire() {
   "$serve"
   "$load" "$uri" --until "$work/enough" --save "$work/copy" "$@" >"$work/load.log" 2>&1 &
   local writer=$!
+  children+=("$writer")
   for ((round = 0; round < times; round++)); do
     sleep "0.$((RANDOM % 6 + 3))"
     kill -0 "$writer" 2>/dev/null || break
     stop
     "$serve"
-    children+=("$writer")
   done
   touch "$work/enough"
   wait "$writer" || status=$?
