@@ -79,7 +79,7 @@ for ((round = 1; round <= rounds; round++)); do
   cmp "$work/copy" "$flat" || fail "round $round: not what was there"
 done
 same || fail "after all restarts"
-stop_nbd "$chain_server" -TERM
+stop_nbd "$chain_server"
 
 say "refusals name what is wrong"
 expect_error "from the root on" "$cowchain" create "$work/x.layer" --base "nbd+unix:///?socket=base.socket"

@@ -17,7 +17,7 @@ socket=$work/socket uri="nbd+unix:///?socket=$work/socket"
 rounds=${ROUNDS:-10} operations=${OPS:-400} size=64M
 export COWCHAIN_RUN=$work/run
 start() { serve_nbd "$uri" "$@"; }
-stop() { stop_nbd "$server" "$@"; }
+stop() { stop_nbd "$server"; }
 log_says() { grep -q -- "$1" "$work/load.log"; }
 
 say "random requests, by each kind of server"
@@ -29,7 +29,7 @@ conforms() {  # conforms FILTERS [PARAMETERS]: of the file plugin
   start $1 file "$work/flat" ${2:-}
   "$load" "$uri" --ops "$operations" --save "$work/copy" >"$work/load.log" 2>&1 ||
     fail "$*: $(tail -n 3 "$work/load.log")"
-  stop -TERM
+  stop
   cmp "$work/flat" "$work/copy" || fail "$*: the server's file differs"
 }
 # Its tracking forgets writes that end while a flush goes on.
@@ -80,7 +80,7 @@ holds_copy() {
   serve_chain
   if [[ $1 == serve_cache ]]; then stop; start file "$work/flat"; fi
   qemu-img compare -q -f raw -F raw "$uri" "$work/copy"
-  stop -TERM
+  stop
 }
 # under_fire SERVE ROUNDS OPTION...: the load while the server is killed that often; its status.
 under_fire() {

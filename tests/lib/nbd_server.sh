@@ -2,16 +2,17 @@
 # What the NBD integration scripts share, after harness.sh: nbdkit in the background.
 #
 #   serve_nbd URI ARGUMENT...   until it answers; $server is its process
-#   stop_nbd PID [-SIGNAL]      -9 unless another is given
+#   stop_nbd PID                kills it
 #   $plugin                     the cowchain plugin
 
 plugin=$build/blockdev/nbdkit/nbdkit-cowchain-plugin.so
 server=''
-# A plugin built with a sanitizer needs its runtime in nbdkit, too.
+# The plugin, when it was built with a sanitizer, needs its runtime in nbdkit, too.
 sanitizer_runtime=$(ldd "$plugin" | awk '/lib[at]san/ { print $3 }')
 
 nbdkit_with_runtime() {
-  ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$sanitizer_runtime exec nbdkit "$@"
+  [[ " $* " != *" $plugin "* ]] || export LD_PRELOAD=$sanitizer_runtime ASAN_OPTIONS=detect_leaks=0
+  exec nbdkit "$@"
 }
 nbd_answers() { nbdinfo --size "$1" >/dev/null 2>&1; }
 
@@ -39,7 +40,7 @@ serve_nbd() {
 
 stop_nbd() {
   local entry kept=()
-  kill "${2:--9}" "$1" 2>/dev/null || true
+  kill -9 "$1" 2>/dev/null || true
   wait "$1" 2>/dev/null || true
   for entry in "${children[@]}"; do [[ $entry == "$1" ]] || kept+=("$entry"); done
   children=("${kept[@]}")
