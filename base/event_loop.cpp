@@ -128,6 +128,15 @@ io_uring_sqe* EventLoop::prepare(Operation& operation) {
   return entry;
 }
 
+void EventLoop::adopt(std::unique_ptr<AdoptableOperation> operation) {
+  operation->adopter = this;
+  operation->on_complete = [](Operation& self, int, unsigned) {
+    auto& ended = static_cast<AdoptableOperation&>(self);
+    std::erase_if(ended.adopter->adopted_, [&](const auto& entry) { return entry.get() == &ended; });
+  };
+  adopted_.push_back(std::move(operation));
+}
+
 void EventLoop::arm_wakeup() {
   if (wakeup_armed_) return;
   io_uring_prep_poll_multishot(prepare(wakeup_operation_), wakeup_.get(), POLLIN);

@@ -43,6 +43,12 @@ struct Operation {
   void (*on_complete)(Operation& self, int result, unsigned flags) = nullptr;
 };
 
+// One that may be in the kernel's hands when its owner goes (EventLoop::adopt).
+struct AdoptableOperation : Operation {
+  virtual ~AdoptableOperation() = default;
+  class EventLoop* adopter = nullptr;
+};
+
 class EventLoop {
  public:
   struct Options {
@@ -63,6 +69,10 @@ class EventLoop {
   // Caller fills it with an io_uring_prep_* (which must not set user_data).
   // Loop thread only. Never null: a full ring is submitted first.
   io_uring_sqe* prepare(Operation& operation);
+
+  // Takes an operation whose completion is still to come, one, and frees it then,
+  // without calling its owner, or at the loop's own end. Loop thread only.
+  void adopt(std::unique_ptr<AdoptableOperation> operation);
 
   // Runs until stop(), also one that came before. The first thread that calls
   // run() or poll() owns the loop.
@@ -100,6 +110,7 @@ class EventLoop {
     EventLoop* loop = nullptr;
   } wakeup_operation_;
   bool wakeup_armed_ = false;
+  std::vector<std::unique_ptr<AdoptableOperation>> adopted_;
   // Sleeper and waker each set their flag and then look at the other's: one of
   // them always sees it (hence sequentially consistent).
   std::atomic<bool> sleeping_{false};

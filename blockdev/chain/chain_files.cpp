@@ -9,6 +9,7 @@
 
 #include "base/size_text.h"
 #include "blockdev/chain/checkpoint.h"
+#include "blockdev/stores/nbd_store.h"
 
 namespace tidepool::blockdev::chain {
 
@@ -46,6 +47,31 @@ Result<ParentReference> refer_to_file(FileSystem& files, const fs::path& parent,
                          .changed_ns = *changed};
 }
 
+Result<ParentReference> refer_to_nbd(const std::string& uri) {
+  constexpr std::string_view socket = "socket=";
+  const auto at = uri.find(socket);
+  if (at != std::string::npos && !uri.substr(at + socket.size()).starts_with('/')) {
+    return fail(ErrorKind::invalid_argument,
+                "'{}': give the socket's path from the root on, the chain may be opened from "
+                "another directory",
+                uri);
+  }
+  auto store = NbdStore::open(uri, {.read_only = true});
+  if (!store) return std::unexpected(store.error());
+  return ParentReference{
+      .kind = ParentKind::nbd, .location = uri, .size = (*store)->geometry().size};
+}
+
+Result<ParentReference> refer_to_parent(FileSystem& files, const NewLayer& layer) {
+  switch (layer.kind) {
+    case ParentKind::none: return ParentReference{};
+    case ParentKind::layer: return refer_to_layer(files, layer.parent, layer.path);
+    case ParentKind::file: return refer_to_file(files, layer.parent, layer.path);
+    case ParentKind::nbd: return refer_to_nbd(layer.parent.native());
+  }
+  return fail(ErrorKind::invalid_argument, "'{}': no such kind of parent", layer.path.native());
+}
+
 std::unexpected<Error> not_the_parent(const fs::path& layer, const fs::path& parent,
                                       std::string_view why) {
   return fail(ErrorKind::corrupt, "layer '{}': '{}' is not the parent it was made on: {}",
@@ -72,9 +98,19 @@ Result<> check_layer(const fs::path& layer, const LayerHeader& child, const fs::
   return {};
 }
 
+Result<std::shared_ptr<BlockStore>> open_remote_base(const fs::path& layer,
+                                                     const ParentReference& wanted) {
+  auto store = NbdStore::open(wanted.location, {.read_only = true});
+  if (!store) return std::unexpected(store.error());
+  if ((*store)->geometry().size != wanted.size)
+    return not_the_parent(layer, wanted.location, "its size was changed since");
+  return *store;
+}
+
 Result<std::shared_ptr<BlockStore>> open_base(FileSystem& files, const fs::path& layer,
                                               const LayerHeader& child, const fs::path& path) {
   const ParentReference& wanted = child.parent;
+  if (wanted.kind == ParentKind::nbd) return open_remote_base(layer, wanted);
   auto store = files.open(path, true);
   if (!store) return std::unexpected(store.error());
   if (child.merge == MergeState::goes_down) return *store;  // it may be half written to
@@ -135,21 +171,16 @@ Result<std::unique_ptr<LayerFile>> write_layer(FileSystem& files, const fs::path
 }
 
 Result<> create_layer(FileSystem& files, const NewLayer& layer) {
-  ParentReference parent;
-  if (layer.kind == ParentKind::layer || layer.kind == ParentKind::file) {
-    auto reference = layer.kind == ParentKind::layer
-                         ? refer_to_layer(files, layer.parent, layer.path)
-                         : refer_to_file(files, layer.parent, layer.path);
-    if (!reference) return std::unexpected(reference.error());
-    parent = std::move(*reference);
-  }
+  auto reference = refer_to_parent(files, layer);
+  if (!reference) return std::unexpected(reference.error());
+  ParentReference parent = std::move(*reference);
   std::uint64_t size = layer.size != 0 ? layer.size : (parent.size + 511) / 512 * 512;
   if (size < parent.size) {
     return fail(ErrorKind::invalid_argument, "'{}': {} is less than its parent has, {}",
                 layer.path.native(), format_size(size), format_size(parent.size));
   }
   if (parent.location.size() > LayerHeader::location_limit) {
-    return fail(ErrorKind::invalid_argument, "the parent's path is longer than {} bytes",
+    return fail(ErrorKind::invalid_argument, "the parent's path or URI is longer than {} bytes",
                 LayerHeader::location_limit);
   }
   auto header = lay_out_layer(size);
@@ -158,7 +189,7 @@ Result<> create_layer(FileSystem& files, const NewLayer& layer) {
   const std::string tag = to_text(header->uuid).substr(0, 8);
   if (auto r = write_layer(files, layer.path, std::move(*header)); !r)
     return std::unexpected(r.error());
-  if (layer.kind != ParentKind::none)
+  if (layer.kind == ParentKind::layer || layer.kind == ParentKind::file)
     files.leave_link(layer.path, layer.parent, tag);
   return files.sync_directory(layer.path);
 }
@@ -213,11 +244,7 @@ Result<std::shared_ptr<Chain>> open_chain(FileSystem& files, const fs::path& top
     const ParentReference& parent = layers.back()->header().parent;
     if (parent.kind == ParentKind::none) break;
     const fs::path next = parent_path(path, parent);
-    if (parent.kind == ParentKind::nbd) {
-      return fail(ErrorKind::unsupported, "layer '{}': a parent at '{}' cannot be opened yet",
-                  path.native(), parent.location);
-    }
-    if (parent.kind == ParentKind::file) {
+    if (parent.kind != ParentKind::layer) {
       auto opened = open_base(files, path, layers.back()->header(), next);
       if (!opened) return std::unexpected(missing_parent(path, next, opened.error()));
       base = std::move(*opened);

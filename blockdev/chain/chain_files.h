@@ -2,7 +2,8 @@
 // checking that each parent is the one that was meant.
 //
 // Blocking; any thread. The top layer's file is locked exclusively (shared when
-// read-only), parents shared.
+// read-only), parents shared. A base that is an NBD export is told by its size only;
+// when it goes away, what needs it waits until it is back.
 #pragma once
 
 #include <filesystem>
@@ -19,7 +20,7 @@ struct NewLayer {
   std::filesystem::path path;    // must not exist
   std::uint64_t size = 0;        // bytes; 0: the parent's
   ParentKind kind = ParentKind::none;
-  std::filesystem::path parent;  // a layer or a raw file or device, by `kind`
+  std::filesystem::path parent;  // a layer, a raw file or device, or an NBD URI, by `kind`
 };
 
 // Stable when it returns; nothing is left behind on failure. A parent layer that
@@ -34,7 +35,7 @@ Result<LayerHeader> read_layer_header(FileSystem& files, const std::filesystem::
 Result<std::unique_ptr<LayerFile>> open_layer(FileSystem& files, const std::filesystem::path& path,
                                               bool read_only);
 
-// Where the parent of the layer at `layer` is; and how a layer at `layer` names it:
+// Where the parent of the layer at `layer` is, not for a URI; and how a layer at `layer` names it:
 // relative where that is within its directory, so that both can be moved together.
 std::filesystem::path parent_path(const std::filesystem::path& layer,
                                   const ParentReference& parent);

@@ -1,6 +1,7 @@
 #include "base/event_loop.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <array>
@@ -48,6 +49,40 @@ TEST(EventLoop, MayBeCreatedAndFirstUsedOnAnotherThreadThanItsOwner) {
   std::thread owner([&] { EXPECT_EQ(loop->poll(true).value(), 1U); });
   owner.join();
   EXPECT_EQ(counter.calls, 1);
+}
+
+struct Orphan : AdoptableOperation {
+  explicit Orphan(int& ended) : ended_(ended) {
+    on_complete = [](Operation&, int, unsigned) { FAIL() << "its owner is gone"; };
+  }
+  ~Orphan() override { ++ended_; }
+  int& ended_;
+};
+
+TEST(EventLoop, FreesAnAdoptedOperationWithItsCompletion) {
+  auto loop = make_loop();
+  int ended = 0;
+  auto orphan = std::make_unique<Orphan>(ended);
+  io_uring_prep_nop(loop->prepare(*orphan));
+  loop->adopt(std::move(orphan));
+  EXPECT_EQ(loop->poll(true).value(), 1U);
+  EXPECT_EQ(ended, 1);
+}
+
+TEST(EventLoop, FreesAnAdoptedOperationAtItsEnd) {
+  auto loop = make_loop();
+  int ended = 0;
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe(pipe.data()), 0);
+  auto orphan = std::make_unique<Orphan>(ended);
+  io_uring_prep_poll_add(loop->prepare(*orphan), pipe[0], POLLIN);
+  loop->adopt(std::move(orphan));
+  EXPECT_EQ(loop->poll(false).value(), 0U);
+  EXPECT_EQ(ended, 0);
+  loop.reset();
+  EXPECT_EQ(ended, 1);
+  ::close(pipe[0]);
+  ::close(pipe[1]);
 }
 
 TEST(EventLoop, SubmitsAFullRingByItself) {

@@ -1,0 +1,126 @@
+// What the connections of an NBD store have in common: which server they talk to,
+// what it has not flushed yet, and who reconnects.
+//
+// A generation is the time of one server process, as far as can be told. The first
+// lane that loses its connection ends it. From then on nothing that an older
+// connection still answers counts. The keeper, a thread of the session, connects
+// again, sends what was acknowledged and never flushed, and only then hands out
+// connections of the new generation; so nobody reads, writes or flushes between.
+//
+// More connections of one generation must be to the same server process. Where
+// unflushed writes are kept, the keeper therefore has a connection of its own, the
+// anchor: the server that answers on it after a new connection was made is the one
+// that the new connection is to.
+//
+// After a final failure (given up, another export, a replay that the server
+// refuses) every request fails: what was acknowledged may be lost, and stays so.
+//
+// Limit: a request that was sent on a lost connection may still be carried out by a
+// server that lives on, at any later time; the protocol has no means against it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "base/event_loop.h"
+#include "base/unique_fd.h"
+#include "blockdev/stores/nbd_link.h"
+#include "blockdev/stores/nbd_options.h"
+#include "blockdev/stores/unflushed_log.h"
+
+namespace tidepool::blockdev {
+
+class NbdSession {
+ public:
+  // What a lane gets: a connection, or an errno when there will never be one.
+  struct Grant {
+    std::shared_ptr<NbdLink> link;
+    std::uint64_t generation = 0;
+    int error = 0;
+  };
+  // A lane's place in the session. `granted` runs on the loop's thread, and is
+  // cleared there when the lane goes.
+  struct Seat {
+    EventLoop& loop;
+    std::function<void(const Grant&)> granted;
+  };
+
+  // Blocking: connects once. Errors name the URI.
+  static Result<std::unique_ptr<NbdSession>> open(const std::string& uri,
+                                                  const NbdOptions& options);
+  // All seats must have left. Waits for no server.
+  ~NbdSession();
+
+  const std::string& uri() const { return uri_; }
+  const NbdExport& facts() const { return facts_; }
+  bool read_only() const { return options_.read_only || facts_.read_only; }
+  bool flushes() const { return facts_.can_flush && !read_only(); }
+
+  // --- for lanes; thread-safe ---
+  // One grant per call will be posted to the seat's loop.
+  void want(const std::shared_ptr<Seat>& seat);
+  void leave(const std::shared_ptr<Seat>& seat);  // no grant is posted any more
+  // A connection of that generation has ended.
+  void lost(std::uint64_t generation, const std::string& why);
+  bool is_current(std::uint64_t generation) const { return generation_.load() == generation; }
+  int failure() const { return failure_.load(); }  // 0, or the errno of a final failure
+
+  // Before a change is completed; false: the answer does not count.
+  bool record(std::uint64_t generation, IoOp op, std::uint64_t offset, std::uint64_t length,
+              std::span<const std::byte> data);
+  // Whether changes must wait for a flush first, so that what is kept stays bounded.
+  bool wants_flush() const;
+  // When a flush is sent; nothing: the connection does not count any more.
+  std::optional<std::uint64_t> flush_mark(std::uint64_t generation) const;
+  // When it has succeeded; false: the answer does not count.
+  bool flushed(std::uint64_t generation, std::uint64_t mark);
+  // A flush that nobody asked for failed: the next one that somebody asks for does.
+  void owe_flush_error(int error);
+  int take_flush_error();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  NbdSession(std::string uri, const NbdOptions& options);
+  bool anchored() const { return facts_.multi_conn && flushes(); }
+  void keep();
+  std::shared_ptr<NbdLink> establish(std::uint64_t& generation);
+  bool pause();
+  Result<> replay(NbdLink& link);
+  void settle(std::uint64_t generation, Clock::time_point since);
+  void fail_for_good(int error, const std::string& why);
+
+  const std::string uri_;
+  const NbdOptions options_;
+  NbdExport facts_;  // constant after open
+  UniqueFd stop_;    // eventfd, readable once the session ends
+
+  // The keeper's.
+  std::shared_ptr<NbdLink> anchor_;
+  std::uint64_t settled_ = 1;  // the generation whose server has all of log_
+  Clock::time_point settled_at_;
+  std::chrono::milliseconds delay_{0};  // before the next attempt
+  std::chrono::milliseconds rest_{0};   // before the first one of a generation
+
+  std::atomic<std::uint64_t> generation_{1};  // changed under mutex_
+  std::atomic<int> failure_{0};
+  mutable std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Seat>> wanting_;
+  std::shared_ptr<NbdLink> spare_;  // of open(), for the first lane
+  UnflushedLog log_;                // between the end of a generation and settling: constant
+  int owed_flush_error_ = 0;
+  bool stopping_ = false;
+  std::thread keeper_;
+};
+
+}  // namespace tidepool::blockdev
