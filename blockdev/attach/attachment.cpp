@@ -69,11 +69,12 @@ Result<> Attachment::lock_file() {
 
 Result<> Attachment::start_server() {
   if (options_.target.kind == TargetKind::uri) return {};
+  const bool read_only = options_.read_only || options_.target.sealed;
   const ServerPlan plan{
       .target = options_.target,
-      .read_only = options_.read_only,
-      .write_through = options_.target.kind == TargetKind::chain && !options_.read_only &&
-                       options_.reconnect,
+      .read_only = read_only,
+      .write_through =
+          options_.target.kind == TargetKind::chain && !read_only && options_.reconnect,
       .plugin = options_.plugin};
   server_.reset();
   auto server = DiskServer::start(plan, directory_.path());

@@ -73,7 +73,7 @@ int on_acknowledged(nl_msg*, void* context) {
   return NL_STOP;
 }
 
-// libnl would turn the errno into a code of its own.
+// libnl turns the errno into a code of its own, which says less.
 int on_error(sockaddr_nl*, nlmsgerr* error, void* context) {
   auto& answer = *static_cast<Answer*>(context);
   answer.error = -error->error;
@@ -91,7 +91,7 @@ Result<Answer> ask(nl_sock* socket, const Message& message, const std::string& w
   if (const int code = nl_send_auto(socket, message.get()); code < 0)
     return fail(ErrorKind::io, "{}: netlink: {}", what, nl_geterror(code));
   while (!answer.done) {
-    if (const int code = nl_recvmsgs_default(socket); code < 0)
+    if (const int code = nl_recvmsgs_default(socket); code < 0 && !answer.done)
       return fail(ErrorKind::io, "{}: netlink: {}", what, nl_geterror(code));
   }
   if (answer.error == EPERM)

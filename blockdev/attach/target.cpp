@@ -60,7 +60,11 @@ Result<Target> find_target(const std::string& argument, bool raw) {
                 "'{}' is a layer of a chain: leave --raw out, to attach the chain", argument);
   }
   if (raw) return Target{.kind = TargetKind::raw, .location = path.native()};
-  if (header) return Target{.kind = TargetKind::chain, .location = path.native()};
+  if (header) {
+    return Target{.kind = TargetKind::chain,
+                  .location = path.native(),
+                  .sealed = header->state == chain::LayerState::sealed};
+  }
   if (header.error().kind != ErrorKind::invalid_argument) return std::unexpected(header.error());
   return fail(ErrorKind::invalid_argument,
               "'{}' is not a layer of a chain: give --raw if it is a raw disk", argument);

@@ -15,6 +15,7 @@ enum class TargetKind { chain, raw, uri };
 struct Target {
   TargetKind kind;
   std::string location;  // an absolute path, or the URI
+  bool sealed = false;   // a layer that is never written again
 };
 
 // "chain", "raw", "uri"

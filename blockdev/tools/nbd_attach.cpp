@@ -4,6 +4,7 @@
 // unless told otherwise. Exit status: 0 ok, 1 failed, 2 wrong usage.
 #include <signal.h>
 #include <spdlog/sinks/syslog_sink.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -148,6 +149,10 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
+  }
+  if (::geteuid() != 0) {
+    fmt::print(stderr, "nbd-attach: attaching, and seeing what is attached, takes root\n");
+    return exit_failed;
   }
   return a.list ? run_list(a) : run_attach(a);
 }

@@ -1,6 +1,8 @@
 // nbd-detach: ends what nbd-attach began.
 //
 // Exit status: 0 ok, 1 failed, 2 wrong usage.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
@@ -99,6 +101,10 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
   }
   auto index = device_index(device);
+  if (index && ::geteuid() != 0) {
+    fmt::print(stderr, "nbd-detach: detaching takes root\n");
+    return exit_failed;
+  }
   auto done = index ? detach(*index, force) : Result<>(std::unexpected(index.error()));
   if (done) return exit_ok;
   fmt::print(stderr, "nbd-detach: {}\n", done.error().message);
