@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -27,11 +28,16 @@ constexpr auto own_deadline = 60s;      // for our server, which opens its disk 
 constexpr auto foreign_deadline = 10s;  // for a server that is there
 constexpr auto server_patience = 60s;   // for what it still writes when it is stopped
 constexpr auto adoption_deadline = 2s;  // until the kernel has noticed a dead socket
+constexpr std::uint32_t most_block_size = 4096;
 constexpr int least_pause = 100, most_pause = 5000;  // milliseconds between two attempts
 
 }  // namespace
 
 Result<std::unique_ptr<Attachment>> Attachment::start(const AttachOptions& options) {
+  // Supervisor and server are what the kernel needs to write pages back when memory is
+  // short: their own allocations must not wait for that. The server inherits it. No harm
+  // where it is unknown (before Linux 5.6).
+  ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
   auto control = NbdControl::open();
   if (!control) return std::unexpected(control.error());
   auto directory = RunDirectory::create();
@@ -52,6 +58,7 @@ Result<std::unique_ptr<Attachment>> Attachment::start(const AttachOptions& optio
 }
 
 Attachment::~Attachment() {
+  if (!state_.backend.empty() && is_attached()) std::ignore = control_.disconnect(state_.index);
   connections_.clear();
   if (server_) server_->stop(server_patience);
 }
@@ -115,6 +122,10 @@ Result<> Attachment::attach() {
     Export shown = offered_;
     shown.read_only = true;
     settings.server_flags = shown.flags();
+  }
+  if (settings.block_size > most_block_size) {
+    return fail(ErrorKind::unsupported, "{} takes blocks of {} bytes at least, the kernel {} at most",
+                options_.target.location, settings.block_size, most_block_size);
   }
   if (offered_.size == 0 || offered_.size % settings.block_size != 0) {
     return fail(ErrorKind::invalid_argument,
@@ -242,7 +253,7 @@ Result<> Attachment::replace_lost() {
   auto opened = connect(missing);
   if (!opened) return std::unexpected(opened.error());
   if (opened->front().offered() != offered_) {
-    return fail(ErrorKind::corrupt, "{} is not the disk that it was: it offers {} now, {} before",
+    return fail(ErrorKind::corrupt, "{} is not the disk that it was: {} now, {} before, or with other features",
                 options_.target.location, format_size_exactly(opened->front().offered().size),
                 format_size_exactly(offered_.size));
   }

@@ -48,7 +48,7 @@ class Attachment {
  public:
   // The device is ready when it returns. Forks; the calling process is the supervisor.
   static Result<std::unique_ptr<Attachment>> start(const AttachOptions& options);
-  // Stops the server. The device must not be attached any more; if it is, it fails.
+  // Stops the server. A device that is still attached is disconnected without a flush.
   ~Attachment();
 
   std::uint32_t index() const { return state_.index; }

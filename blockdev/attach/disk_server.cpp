@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,9 +26,6 @@ constexpr int exec_failed = 127;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::setsid();
-  // It writes back what a device above it needs written to get memory free: it must
-  // not itself wait for that device then. Needs a kernel of 5.6; no harm without.
-  ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   ::dup2(null, STDIN_FILENO);
   ::dup2(null, STDOUT_FILENO);

@@ -101,8 +101,10 @@ int run_background(const AttachOptions& options) {
   log().sinks().push_back(
       std::make_shared<spdlog::sinks::syslog_sink_mt>("nbd-attach", LOG_PID, LOG_DAEMON, false));
   const std::string answer = device_path((*attachment)->index()) + "\n";
-  auto gone = background->ready(answer, (*attachment)->directory().path() / "log");
-  if (!gone) log().error("{}", gone.error().message);
+  if (auto gone = background->ready(answer, (*attachment)->directory().path() / "log"); !gone) {
+    background->failed("nbd-attach: " + gone.error().message + "\n");
+    return exit_failed;
+  }
   return (*attachment)->supervise() ? exit_ok : exit_failed;
 }
 

@@ -18,6 +18,15 @@ size=$((8 << 20))  # bytes of each of the writer's disks
 
 modprobe fuse
 begin
+# A server that is asked to end waits for its connections: first take these away.
+detach_all() {
+  local status=$? entry
+  for entry in $("$nbd_attach" --list 2>/dev/null | awk 'NR > 1 { print $1 }'); do
+    "$nbd_detach" --force "$entry"
+  done
+  return "$status"
+}
+trap 'detach_all || clean_up; clean_up' EXIT
 need nbdkit fio jq e2fsck fstrim setpriv
 cd "$work"
 mount_point=$work/fs
@@ -154,20 +163,21 @@ unmount_from "$mount_point"
 "$nbd_detach" "$device"
 
 took "an answered write that no flush covered, and kill -9"
-# lose ROUND: writes directly, kills $server at once, flushes, reads: is it gone?
+# loses OFFSET BACK: writes there, kills $server at once, waits with the command BACK,
+# flushes: is what was answered gone?
 head -c 1M /dev/urandom >pattern
-lose() {
-  local page=$(($1 * 16))
-  dd if=pattern of="$device" bs=64k count=1 seek="$page" oflag=direct,seek_bytes status=none || fail "write"
+loses() {
+  dd if=pattern of="$device" bs=64k count=1 seek="$1" oflag=direct,seek_bytes status=none || fail "the write"
   kill -9 "$server"
   "$2"
   sync -d "$device" || fail "the flush"
-  dd if="$device" bs=64k count=1 skip="$page" iflag=direct,skip_bytes status=none | cmp -s - <(head -c 64k pattern) && return 1
+  dd if="$device" of=found bs=64k count=1 skip="$1" iflag=direct,skip_bytes status=none || fail "the read"
+  ! cmp -s -n 65536 found pattern
 }
 attach_device load.layer --timeout "$timeout"
 is_back() { wait_until 60 reconnected 1; }
 server=$(field server_pid)
-! lose 4096 is_back || fail "it was lost"
+! loses $((200 << 20)) is_back || fail "it was lost"
 "$nbd_detach" "$device"
 
 took "the twin: a chain that does not write through loses it"
@@ -186,7 +196,7 @@ start_again() {
   start_server "$plugin" load.layer
   wait_until 60 reconnected 1 || fail "not connected again"
 }
-lose 8192 start_again || fail "nothing was lost: then the test above shows nothing"
+loses $((201 << 20)) start_again || fail "nothing was lost: then the test above shows nothing"
 "$nbd_detach" "$device"
 kill "$server"
 wait "$server" || true
@@ -212,7 +222,7 @@ attach_device raw.img --raw --timeout "$timeout"
 [[ $(field kind) == raw ]] || fail "--list says $("$nbd_attach" --list --json)"
 expect_error "has locked it" "$nbd_attach" --raw raw.img
 server=$(field server_pid)
-! lose 2048 is_back || fail "the page cache was lost"
+! loses $((20 << 20)) is_back || fail "the page cache was lost"
 dd if=pattern of="$device" bs=64k oflag=direct status=none
 "$nbd_detach" "$device"
 cmp -n $((1 << 20)) pattern raw.img || fail "the raw file's content"
@@ -225,7 +235,7 @@ expect_error "cannot connect" "$nbd_attach" nbd://localhost:9
 start_server --filter=multi-conn memory size=16M multi-conn-mode=disable
 attach_device "nbd+unix:///?socket=$work/socket"
 [[ $(field connections) -eq 1 ]] || fail "several connections to a server that cannot"
-kill "$server"
+kill -9 "$server"
 wait "$server" || true
 is_reconnecting() { [[ $(field state) == reconnecting ]]; }
 wait_until 20 is_reconnecting || fail "state $(field state)"
