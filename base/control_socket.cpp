@@ -205,7 +205,8 @@ std::string control_directory(const std::string& program) {
     return std::string(value != nullptr ? value : "");
   };
   std::string chosen = program + "_run";
-  for (char& c : chosen) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char& c : chosen)
+    c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   if (auto directory = variable(chosen); !directory.empty()) return directory;
   if (::geteuid() == 0) return "/run/" + program;
   if (auto session = variable("XDG_RUNTIME_DIR"); !session.empty()) return session + "/" + program;

@@ -82,8 +82,8 @@ class ControlClient {
   std::string socket_path_;
 };
 
-// Where the sockets of `program` are: what the environment variable PROGRAM_RUN says,
-// /run/PROGRAM for root, else a directory of the user's.
+// Where the sockets of `program` are: what the environment variable PROGRAM_RUN
+// says ('_' for '-'), /run/PROGRAM for root, else a directory of the user's.
 std::string control_directory(const std::string& program);
 
 // Percent-encodes every byte but letters, digits and "-._~" (and '/', for paths).
