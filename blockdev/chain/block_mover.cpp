@@ -31,7 +31,6 @@ std::vector<Gap> gaps_in(const ExtentMap& map, std::uint64_t begin, std::uint64_
 
 BlockMover::BlockMover(Chain& chain, std::uint32_t from, std::uint32_t to, Progress& progress)
     : chain_(chain),
-      from_number_(from),
       to_number_(to),
       from_(chain.layer(from)),
       to_(chain.layer(to)),
@@ -41,6 +40,11 @@ BlockMover::BlockMover(Chain& chain, std::uint32_t from, std::uint32_t to, Progr
 Result<std::unique_ptr<BlockMover>> BlockMover::open(Chain& chain, std::uint32_t from,
                                                      std::uint32_t to, Progress& progress) {
   std::unique_ptr<BlockMover> mover(new BlockMover(chain, from, to, progress));
+  if (mover->to_.header_now().state == LayerState::sealed) {
+    auto number = chain.widen(to);
+    if (!number) return std::unexpected(number.error());
+    mover->to_number_ = *number;
+  }
   auto source = LayerReader::open(chain, mover->from_);
   if (!source) return std::unexpected(source.error());
   auto target = SyncChannel::open(mover->to_.locked_store());
@@ -61,8 +65,12 @@ Result<> BlockMover::move_all(Result<> (BlockMover::*move)(const Piece&)) {
     progress_.done.fetch_add(piece.count * block_bytes);
     return settle(piece.count);
   });
-  if (!moved) return moved;
-  return to_.commit(chain_.lock());
+  if (moved) moved = to_.commit(chain_.lock());
+  if (to_.header_now().state == LayerState::sealed) {
+    const std::lock_guard lock(chain_.lock());
+    chain_.index().trim(to_number_, to_.map().high_water());
+  }
+  return moved;
 }
 
 // What was mapped becomes stable now and then, so that a crash costs little.
@@ -106,7 +114,7 @@ Result<> BlockMover::write() {
 void BlockMover::redirect(std::uint64_t block, std::uint64_t count, std::uint64_t slot) {
   std::vector<ChainPiece> pieces;
   chain_.index().for_range(block, block + count, [&](const ChainPiece& piece) {
-    if (piece.kind == ChainPiece::Kind::data && piece.layer == from_number_)
+    if (piece.kind == ChainPiece::Kind::data && &chain_.layer(piece.layer) == &from_)
       pieces.push_back(piece);
     return true;
   });

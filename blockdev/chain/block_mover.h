@@ -46,7 +46,7 @@ class BlockMover {
   Result<> settle(std::uint64_t blocks);
 
   Chain& chain_;
-  const std::uint32_t from_number_, to_number_;
+  std::uint32_t to_number_;
   LayerFile& from_;
   LayerFile& to_;
   Progress& progress_;

@@ -17,8 +17,8 @@ Chain::Chain(std::shared_ptr<BlockStore> base, std::vector<std::unique_ptr<Layer
       base_size_(base_ ? base_->geometry().size : 0),
       name_(layers.back()->name()),
       size_(layers.back()->header().size),
-      layers_(std::move(layers)),
-      layer_count_(static_cast<std::uint32_t>(layers_.size())) {
+      layers_(std::make_move_iterator(layers.begin()), std::make_move_iterator(layers.end())),
+      top_number_(static_cast<std::uint32_t>(layers_.size() - 1)) {
   layers_.reserve(std::max(layers_.size(), most_layers));
   for (std::uint32_t i = 0; i < layers_.size(); ++i) order_.push_back(i);
 }
@@ -190,15 +190,17 @@ Result<> Chain::checkpoint(Checkpoint asked) {
   return done.get();
 }
 
+std::unexpected<Error> Chain::too_many_layers() const {
+  return fail(ErrorKind::no_space,
+              "chain '{}' has had {} layers and merges, the most there may be: serve it anew", name_,
+              layers_.size());
+}
+
 // The instant: everything before it is the old top's, everything after it the new
 // one's. Commits first, so that little is left to do while changes wait.
 Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
   LayerFile& old = top();
-  if (layers_.size() >= most_layers) {
-    return fail(ErrorKind::no_space,
-                "chain '{}' has or had {} layers, the most there may be: serve it anew", name_,
-                layers_.size());
-  }
+  if (layers_.size() >= most_layers) return too_many_layers();
   if (auto r = old.commit(mutex_); !r) return r;
   {
     const std::lock_guard lock(mutex_);
@@ -219,13 +221,14 @@ Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
   }
   Result<> done;
   const std::lock_guard lock(mutex_);
-  index_.trim_top(old.map().high_water());
+  const std::uint32_t old_number = top_number();
+  index_.trim(old_number, old.map().high_water());
   if (auto added = index_.add_layer(fresh->header().slots); added) {
     layers_.push_back(std::move(fresh));
-    order_.push_back(static_cast<std::uint32_t>(layers_.size() - 1));
-    layer_count_.store(static_cast<std::uint32_t>(layers_.size()));
+    order_.push_back(*added);
+    top_number_.store(*added);
   } else {
-    index_.trim_top(old.header().slots);
+    index_.trim(old_number, old.header().slots);
     done = std::unexpected(added.error());
   }
   switching_ = false;
@@ -314,10 +317,20 @@ Result<std::unique_lock<std::mutex>> Chain::administer() {
               "chain '{}': a checkpoint, commit or deletion is running: wait for its end", name_);
 }
 
+Result<std::uint32_t> Chain::widen(std::uint32_t number) {
+  const std::lock_guard lock(mutex_);
+  if (layers_.size() >= most_layers) return too_many_layers();
+  auto added = index_.add_layer(layers_[number]->header().slots);
+  if (added) layers_.push_back(layers_[number]);
+  return added;
+}
+
 void Chain::retire(std::uint32_t number) {
   {
     const std::lock_guard lock(mutex_);
     std::erase(order_, number);
+    for (std::uint32_t i = 0; i < layers_.size(); ++i)
+      if (layers_[i] == layers_[number]) index_.drop_layer(i);
   }
   wait_for_readers();
 }

@@ -85,7 +85,7 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   RangeLocks& range_locks() { return range_locks_; }  // under lock()
   LayerFile& layer(std::uint32_t number) { return *layers_[number]; }
   LayerFile& top() { return *layers_[top_number()]; }  // stays it while a change is in flight
-  std::uint32_t top_number() const { return layer_count_.load() - 1; }
+  std::uint32_t top_number() const { return top_number_.load(); }
   std::vector<std::uint32_t> order();  // the numbers of the layers, from the lowest to the top
   BlockStore* base() { return base_.get(); }
   std::uint64_t base_size() const { return base_size_.load(); }
@@ -109,6 +109,9 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   // --- for what changes the layers ---
   // Held by what makes checkpoints and merges. busy: another one runs.
   Result<std::unique_lock<std::mutex>> administer();
+  // Another number for the layer, under which all its slots can be used: a layer that
+  // merges takes more of them than it had. trim() when it does not take any more.
+  Result<std::uint32_t> widen(std::uint32_t number);
   // The layer, to which nothing in the index leads any more, leaves the chain.
   // Waits until no read can be using it.
   void retire(std::uint32_t number);
@@ -124,6 +127,7 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   Result<> commit_top();
   Result<> make_checkpoint(const Checkpoint& asked);
   Result<> switch_top(std::unique_ptr<LayerFile> fresh);
+  std::unexpected<Error> too_many_layers() const;
   void wait_for_readers();
   void punch_while_idle();
 
@@ -133,8 +137,8 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   std::shared_ptr<BlockStore> base_keeper_;  // guarded by administer()
   const std::string name_;  // of the top layer's file when the chain was opened
   const std::uint64_t size_;
-  std::vector<std::unique_ptr<LayerFile>> layers_;  // never reallocated
-  std::atomic<std::uint32_t> layer_count_;
+  std::vector<std::shared_ptr<LayerFile>> layers_;  // by number; never reallocated
+  std::atomic<std::uint32_t> top_number_;
   std::mutex administration_;  // before all others
   std::mutex mutex_;
   std::vector<std::uint32_t> order_;  // guarded by mutex_

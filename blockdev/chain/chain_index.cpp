@@ -5,16 +5,27 @@
 namespace tidepool::blockdev::chain {
 
 Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
-  if (slots > PackedExtent::block_limit - next_base_) {
-    return fail(ErrorKind::no_space,
-                "the chain has too many slots in all its layers: flatten or commit some");
+  std::uint64_t base = by_base_.empty() ? 0 : ends_[by_base_.back()];
+  auto place = by_base_.end();
+  if (slots > PackedExtent::block_limit - base) {  // only between others, then
+    base = 0;
+    for (place = by_base_.begin(); place != by_base_.end(); ++place) {
+      if (bases_[*place] - base >= slots) break;
+      base = ends_[*place];
+    }
+    if (place == by_base_.end()) {
+      return fail(ErrorKind::no_space,
+                  "the chain has too many slots in all its layers: flatten or commit some");
+    }
   }
-  bases_.push_back(next_base_);
-  next_base_ += slots;
-  return layers() - 1;
+  const std::uint32_t number = layers();
+  bases_.push_back(base);
+  ends_.push_back(base + slots);
+  by_base_.insert(place, number);
+  return number;
 }
 
-void ChainIndex::trim_top(std::uint64_t slots) { next_base_ = bases_.back() + slots; }
+void ChainIndex::drop_layer(std::uint32_t layer) { std::erase(by_base_, layer); }
 
 ChainPiece ChainIndex::piece_of(const Extent& e) const {
   ChainPiece piece{.block = e.block, .count = e.count};
@@ -22,9 +33,11 @@ ChainPiece ChainIndex::piece_of(const Extent& e) const {
     piece.kind = ChainPiece::Kind::zero;
     return piece;
   }
-  const auto above = std::upper_bound(bases_.begin(), bases_.end(), e.physical);
+  const auto above =
+      std::upper_bound(by_base_.begin(), by_base_.end(), e.physical,
+                       [&](std::uint64_t slot, std::uint32_t layer) { return slot < bases_[layer]; });
   piece.kind = ChainPiece::Kind::data;
-  piece.layer = static_cast<std::uint32_t>(above - bases_.begin()) - 1;
+  piece.layer = *(above - 1);
   piece.slot = e.physical - bases_[piece.layer];
   return piece;
 }

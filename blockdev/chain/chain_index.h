@@ -4,8 +4,8 @@
 // block is, however deep the chain: depth costs memory, not time.
 //
 // Each layer has a range of one common slot numbering, so that an extent is 12
-// bytes here, too. Layers are numbered from the base (0) up; blocks that no layer
-// holds belong to the parent that is not a layer, or read as zeros.
+// bytes here, too. Blocks that no layer holds belong to the parent that is not a
+// layer, or read as zeros.
 #pragma once
 
 #include <algorithm>
@@ -29,14 +29,16 @@ struct ChainPiece {
 
 class ChainIndex {
  public:
-  // The next layer up, with room for `slots` slots. no_space when the chain is
+  // A number for a layer of which `slots` slots will be used. no_space when the chain is
   // beyond what 40 bits of slots can number.
   Result<std::uint32_t> add_layer(std::uint64_t slots);
-  // The top layer will use no slot from here on: the rest is the next layer's.
-  void trim_top(std::uint64_t slots);
+  // The layer will use no slot from here on: the rest is another layer's.
+  void trim(std::uint32_t layer, std::uint64_t slots) { ends_[layer] = bases_[layer] + slots; }
+  // Nothing in the index is the layer's any more: nor is its number.
+  void drop_layer(std::uint32_t layer);
   std::uint32_t layers() const { return static_cast<std::uint32_t>(bases_.size()); }
 
-  // All layers at once, base first: extents[i] are those of layer i, sorted. On
+  // All layers at once, the lowest first: extents[i] are those of layer i, sorted. On
   // an index that holds nothing yet; much faster than put() for each.
   void build(std::span<const std::vector<Extent>> extents);
 
@@ -63,7 +65,8 @@ class ChainIndex {
 
   std::uint64_t extents() const { return map_.size(); }
   std::uint64_t memory_bytes() const {
-    return map_.memory_bytes() + bases_.capacity() * sizeof(bases_[0]);
+    return map_.memory_bytes() + (bases_.capacity() + ends_.capacity()) * sizeof(bases_[0]) +
+           by_base_.capacity() * sizeof(by_base_[0]);
   }
 
  private:
@@ -71,8 +74,9 @@ class ChainIndex {
   void put(std::uint64_t block, std::uint64_t physical, std::uint64_t count, bool zero);
 
   ExtentMap map_;                     // physical: in the common numbering; unwritten: zeros
-  std::vector<std::uint64_t> bases_;  // first slot of each layer in the common numbering
-  std::uint64_t next_base_ = 0;
+  // By number: the layer's slots in the common numbering, [base, end).
+  std::vector<std::uint64_t> bases_, ends_;
+  std::vector<std::uint32_t> by_base_;  // numbers in the order of their bases
 };
 
 }  // namespace tidepool::blockdev::chain

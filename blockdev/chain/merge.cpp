@@ -241,7 +241,7 @@ class Commit {
     std::vector<ChainPiece> pieces;
     child.map().extents().for_range(0, child.header().blocks(), [&](const Extent& e) {
       chain_.index().for_range(e.block, e.end(), [&](const ChainPiece& piece) {
-        if (piece.kind == ChainPiece::Kind::data && piece.layer == child_number_)
+        if (piece.kind == ChainPiece::Kind::data && &chain_.layer(piece.layer) == &child)
           pieces.push_back(piece);
         return true;
       });

@@ -124,7 +124,6 @@ Result<> Point::change_layers(FileSystem& files, Chain& chain) {
   if (choice == 1) {
     cut = Cut::commit;
     cut_name = names_now.back();
-    const std::vector<std::uint64_t> before;
     checkpoints[cut_name].push_back(now);
     auto done = commit_top(files, chain, "top", "", progress);
     if (done) {
@@ -163,6 +162,11 @@ void Point::live(SimulatedFiles& files) {
       } else if (choice == 1) {
         if (!change_layers(files, **chain)) break;
         sabotaged();
+        std::uint64_t bad = 0;
+        if (!holds(**chain, now, bad) && !files.power().off()) {
+          trouble = "block " + std::to_string(bad) + " is wrong after a change of the layers";
+          return;
+        }
       } else {
         (void)write(**channel);
       }
@@ -241,6 +245,7 @@ bool Point::run() {
   files.power().off_after = files.power().changes.load() + 1 + random() % 1200;
   files.skip_directory_sync = skip_directory_sync;
   live(files);
+  if (!trouble.empty()) return false;
   SimulatedFiles after(files.crash(seed));
   if (!check(after)) return false;
   // Given again, what was cut short comes to its end.
@@ -263,6 +268,7 @@ bool Point::run() {
   after.power().off_after = after.power().changes.load() + 1 + random() % 400;
   cut = Cut::none;
   live(after);
+  if (!trouble.empty()) return false;
   SimulatedFiles last(after.crash(seed));
   if (!check(last)) return fails("third life: " + trouble);
   return true;

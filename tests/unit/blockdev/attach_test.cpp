@@ -29,7 +29,7 @@ class Attach : public testing::Test {
     std::string name = fs::temp_directory_path() / "attach-test.XXXXXX";
     ASSERT_NE(::mkdtemp(name.data()), nullptr);
     directory = name;
-    ASSERT_TRUE(chain::create_layer({.path = directory / "disk.layer", .size = 1 << 20}));
+    ASSERT_TRUE(chain::create_layer(chain::local_files(), {.path = directory / "disk.layer", .size = 1 << 20}));
     std::ofstream(directory / "raw.img");
     fs::resize_file(directory / "raw.img", 1 << 20);
   }
@@ -46,7 +46,7 @@ TEST_F(Attach, ALayerIsKnownByItsHeaderAndNothingElseIsGuessed) {
   EXPECT_EQ(layer->kind, TargetKind::chain);
   EXPECT_EQ(layer->location, fs::canonical(path("disk.layer")));
   EXPECT_FALSE(layer->sealed);
-  ASSERT_TRUE(chain::create_layer({.path = directory / "top.layer",
+  ASSERT_TRUE(chain::create_layer(chain::local_files(), {.path = directory / "top.layer",
                                    .kind = chain::ParentKind::layer,
                                    .parent = directory / "disk.layer"}));
   EXPECT_TRUE(find_target(path("disk.layer"), false)->sealed);

@@ -77,7 +77,7 @@ TEST(ChainIndex, ChangesAsItsTopDoes) {
   index.build(layers);
   for (int step = 0; step < 20'000; ++step) {
     if (step % 5'000 == 4'999) {
-      index.trim_top(slots);
+      index.trim(index.layers() - 1, slots);
       ASSERT_TRUE(index.add_layer(slots));
     }
     const std::uint64_t block = random() % blocks;
