@@ -1,15 +1,20 @@
 #include "blockdev/attach/disk_server.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+extern "C" {  // glibc 2.36 leaves that to its users
+#include <sys/pidfd.h>
+}
+
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <thread>
-
-#include "base/unique_fd.h"
 
 namespace tidepool::blockdev::attach {
 
@@ -20,7 +25,7 @@ using namespace std::chrono_literals;
 constexpr auto start_deadline = 60s;
 constexpr int exec_failed = 127;
 
-// In the child, between fork and exec.
+// In the server's process, until it is nbdkit.
 [[noreturn]] void become(std::vector<char*>& arguments, int log) {
   sigset_t none;
   ::sigemptyset(&none);
@@ -35,7 +40,51 @@ constexpr int exec_failed = 127;
   ::_exit(exec_failed);
 }
 
-bool has_ended(pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; }
+struct Pipe {
+  UniqueFd reader, writer;
+};
+
+Result<Pipe> make_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno(errno, "cannot make a pipe");
+  return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+struct Orphan {
+  pid_t pid;
+  UniqueFd process;  // its pidfd
+};
+
+// nbdkit as a child of init. It waits for a word until that is so, and until its pidfd
+// is there, before it becomes nbdkit.
+Result<Orphan> start_orphan(std::vector<char*>& arguments, int log) {
+  auto news = make_pipe();
+  auto word = make_pipe();
+  if (!news || !word) return std::unexpected((news ? word : news).error());
+  const pid_t between = ::fork();
+  if (between < 0) return fail_errno(errno, "cannot start nbdkit");
+  if (between == 0) {
+    const pid_t pid = ::fork();
+    if (pid != 0) {
+      const bool told = ::write(news->writer.get(), &pid, sizeof pid) == sizeof pid;
+      ::_exit(told ? 0 : exec_failed);
+    }
+    word->writer.reset();
+    char go = 0;
+    if (::read(word->reader.get(), &go, 1) != 1) ::_exit(exec_failed);
+    become(arguments, log);
+  }
+  ::waitpid(between, nullptr, 0);
+  news->writer.reset();
+  pid_t pid = -1;
+  if (::read(news->reader.get(), &pid, sizeof pid) != sizeof pid || pid < 0)
+    return fail(ErrorKind::io, "cannot start nbdkit: no process for it");
+  UniqueFd process(::pidfd_open(pid, 0));
+  if (!process) return fail_errno(errno, "cannot watch nbdkit");
+  const char go = 1;
+  if (::write(word->writer.get(), &go, 1) != 1) return fail_errno(errno, "cannot start nbdkit");
+  return Orphan{pid, std::move(process)};
+}
 
 }  // namespace
 
@@ -68,11 +117,10 @@ Result<DiskServer> DiskServer::start(const ServerPlan& plan,
   std::vector<char*> arguments;
   for (std::string& word : command) arguments.push_back(word.data());
   arguments.push_back(nullptr);
-  const pid_t pid = ::fork();
-  if (pid < 0) return fail_errno(errno, "cannot start nbdkit");
-  if (pid == 0) become(arguments, log.get());
+  auto orphan = start_orphan(arguments, log.get());
+  if (!orphan) return std::unexpected(orphan.error());
 
-  DiskServer server(pid);
+  DiskServer server(orphan->pid, std::move(orphan->process));
   const auto end = std::chrono::steady_clock::now() + start_deadline;
   while (!std::filesystem::exists(ready)) {
     if (!server.is_running() || std::chrono::steady_clock::now() > end) {
@@ -87,30 +135,29 @@ Result<DiskServer> DiskServer::start(const ServerPlan& plan,
 DiskServer& DiskServer::operator=(DiskServer&& other) noexcept {
   if (this != &other) {
     kill();
-    pid_ = std::exchange(other.pid_, -1);
+    pid_ = other.pid_;
+    process_ = std::move(other.process_);
   }
   return *this;
 }
 
-bool DiskServer::is_running() {
-  if (pid_ > 0 && has_ended(pid_)) pid_ = -1;
-  return pid_ > 0;
+bool DiskServer::ends_within(std::chrono::milliseconds patience) const {
+  pollfd entry{.fd = process_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&entry, 1, static_cast<int>(patience.count())) > 0;
 }
+
+bool DiskServer::is_running() const { return process_ && !ends_within(0ms); }
 
 void DiskServer::stop(std::chrono::seconds patience) {
   if (!is_running()) return;
-  ::kill(pid_, SIGTERM);
-  const auto end = std::chrono::steady_clock::now() + patience;
-  while (is_running() && std::chrono::steady_clock::now() < end)
-    std::this_thread::sleep_for(5ms);
-  kill();
+  ::pidfd_send_signal(process_.get(), SIGTERM, nullptr, 0);
+  if (!ends_within(patience)) kill();
 }
 
 void DiskServer::kill() {
   if (!is_running()) return;
-  ::kill(pid_, SIGKILL);
-  ::waitpid(pid_, nullptr, 0);
-  pid_ = -1;
+  ::pidfd_send_signal(process_.get(), SIGKILL, nullptr, 0);
+  ends_within(-1ms);  // no limit
 }
 
 std::string last_message(const std::filesystem::path& directory) {

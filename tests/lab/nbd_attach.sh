@@ -151,6 +151,8 @@ wait "$writing" || true
 children=()
 grep -q writing writer.log || fail "the writer: $(cat writer.log)"
 ! dmesg | grep -E 'I/O error|EXT4-fs (error|warning)' || fail "the kernel saw errors"
+operations=$(cat logs/w*.log | grep -c ^I) flushes=$(cat logs/w*.log | grep -c ^A)
+[[ $flushes -ge $kills ]] || fail "too little was flushed for a test: $flushes times"
 sync
 unmount_from "$mount_point"
 "$nbd_detach" "$device"
@@ -158,7 +160,7 @@ attach_device load.layer
 e2fsck -fn "$device" >fsck.log 2>&1 || fail "e2fsck: $(cat fsck.log)"
 mount_on "$mount_point" "$device"
 "$writer" verify "$mount_point/vm" "$work/logs" --size "$size" --threads 2 >verify.log 2>&1 || fail "$(cat verify.log)"
-say "$(tail -1 verify.log); $(wc -l <"$work/logs/w0.log" 2>/dev/null) operations"
+say "$(tail -1 verify.log): $operations operations, $flushes flushes"
 unmount_from "$mount_point"
 "$nbd_detach" "$device"
 
