@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 
 #include "base/size_text.h"
 #include "base/unique_fd.h"
@@ -29,11 +31,19 @@ bool same_file(const fs::path& one, const fs::path& other) {
          here.st_ino == there.st_ino && here.st_dev == there.st_dev;
 }
 
+// The kernel ends the rings of a process that closed a file, or died, a little later,
+// and until then the file's lock may be held.
+constexpr std::chrono::milliseconds lock_wait{1000}, lock_pause{10};
+
 // Layers are read and written through the page cache.
 Result<std::shared_ptr<BlockStore>> open_file(const fs::path& path, bool read_only) {
-  auto store = FileStore::open(path, {.read_only = read_only, .direct = false});
-  if (!store) return std::unexpected(store.error());
-  return *store;
+  for (auto waited = 0 * lock_pause;; waited += lock_pause) {
+    auto store = FileStore::open(path, {.read_only = read_only, .direct = false});
+    if (store) return *store;
+    if (store.error().kind != ErrorKind::busy || waited >= lock_wait)
+      return std::unexpected(store.error());
+    std::this_thread::sleep_for(lock_pause);
+  }
 }
 
 class LocalFiles final : public FileSystem {
