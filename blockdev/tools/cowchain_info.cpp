@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "base/size_text.h"
 #include "base/text_table.h"
@@ -28,21 +31,39 @@ Result<json> describe_chain(const std::string& top) {
   return describe(**chain);
 }
 
-// The layers that stand on `path` and are not `child`.
-json others_on(const std::string& path, bool is_layer, const std::string& child) {
-  json others = json::array();
-  Result<LayerHeader> header = LayerHeader{};
-  if (is_layer) header = read_layer_header(local_files(), path);
-  if (!header) return others;
-  const auto on = layers_on(local_files(), path, is_layer ? &*header : nullptr);
-  if (!on) return others;
-  for (const fs::path& other : *on) {
-    const auto found = read_layer_header(local_files(), other);
-    if (found && to_text(found->uuid) != child)
-      others.push_back({{"file", other.native()}, {"name", found->name}});
+// The layers of the directories that a chain is in, each read once.
+class Neighbours {
+ public:
+  // Those that stand on the layer `uuid` at `path`, or on the raw file there (`uuid`
+  // empty), and are not `child`.
+  json on(const std::string& path, const std::string& uuid, const std::string& child) {
+    json others = json::array();
+    for (const auto& [other, header] : beside(path)) {
+      const ParentReference& parent = header.parent;
+      const bool stands = uuid.empty() ? parent.kind == ParentKind::file &&
+                                             local_files().same(parent_path(other, parent), path)
+                                       : parent.kind == ParentKind::layer && to_text(parent.uuid) == uuid;
+      if (stands && to_text(header.uuid) != child)
+        others.push_back({{"file", other.native()}, {"name", header.name}});
+    }
+    return others;
   }
-  return others;
-}
+
+ private:
+  using Layers = std::vector<std::pair<fs::path, LayerHeader>>;
+  const Layers& beside(const fs::path& path) {
+    const auto [place, fresh] = directories_.try_emplace(path.parent_path());
+    if (!fresh) return place->second;
+    const auto files = local_files().beside(path);
+    if (!files) return place->second;
+    for (const fs::path& file : *files) {
+      auto header = read_layer_header(local_files(), file);
+      if (header) place->second.emplace_back(file, std::move(*header));
+    }
+    return place->second;
+  }
+  std::map<fs::path, Layers> directories_;
+};
 
 std::string created_text(std::int64_t seconds) {
   const std::time_t time = seconds;
@@ -62,13 +83,14 @@ std::string state_text(const json& layer) {
 Result<json> chain_info(const std::string& top) {
   auto info = describe_chain(top);
   if (!info) return info;
+  Neighbours neighbours;
   std::string child;
   for (json& layer : (*info)["layers"]) {
-    layer["others"] = others_on(layer["file"], true, child);
+    layer["others"] = neighbours.on(layer["file"], layer["uuid"], child);
     child = layer["uuid"];
   }
   if (info->contains("base"))
-    (*info)["base"]["others"] = others_on((*info)["base"]["file"], false, child);
+    (*info)["base"]["others"] = neighbours.on((*info)["base"]["file"], "", child);
   return info;
 }
 

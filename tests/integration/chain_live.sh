@@ -97,7 +97,7 @@ except nbd.Error:
     pass
 " >"$work/flushed" 2>/dev/null &
   writer=$!
-  for ((i = 0; i < 200; i++)); do
+  for ((i = 0; i < 40; i++)); do
     "$cowchain" checkpoint "$top" "k$round.$i" 2>>"$work/checkpoints.log" || break
   done &
   checkpoints=$!
