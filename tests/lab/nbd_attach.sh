@@ -69,7 +69,9 @@ attach_device disk.layer
   fail "--list says $("$nbd_attach" --list --json)"
 "$nbd_attach" --list | grep -qE "^$device +160 MiB +4 +[0-9]+ +attached +chain +$work/disk.layer$" ||
   fail "--list says: $("$nbd_attach" --list)"
-expect_error "in use" "$nbd_attach" --plugin "$plugin" --device "$device" --raw "$plugin" --read-only --block-size 512
+truncate -s 1M other.img
+expect_error "in use" "$nbd_attach" --plugin "$plugin" --device "$device" --raw other.img
+rm other.img
 mkfs.ext4 -q -b 4096 "$device"
 mount_on "$mount_point" "$device"
 fill "$mount_point/old" 60
