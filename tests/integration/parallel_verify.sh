@@ -26,7 +26,7 @@ for i in "${!kinds[@]}"; do
   case $kind in
     ext4) mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 "$loop" ;;
     xfs) mkfs.xfs -q "$loop" ;;
-    btrfs) mkfs.btrfs -q "$loop" >/dev/null ;;
+    btrfs) without_dead_mounts mkfs.btrfs -q "$loop" >/dev/null ;;
   esac
   mount_on "$work/fs$i" -o discard "$loop"
   jobs+=(--name="disk$i-$kind" --directory="$work/fs$i")
@@ -60,7 +60,7 @@ for i in "${!kinds[@]}"; do
   case ${kinds[i]} in
     ext4) e2fsck -fn "${devices[i]}" >"$work/fsck.log" 2>&1 ;;
     xfs) xfs_repair -n "${devices[i]}" >"$work/fsck.log" 2>&1 ;;
-    btrfs) btrfs check "${devices[i]}" >"$work/fsck.log" 2>&1 ;;
+    btrfs) without_dead_mounts btrfs check "${devices[i]}" >"$work/fsck.log" 2>&1 ;;
   esac || { cat "$work/fsck.log" >&2; fail "${kinds[i]} on disk $i is damaged"; }
   detach "${devices[i]}"
 done
