@@ -118,6 +118,8 @@ int after_fork() {
   auto chain = open_served(false);
   if (!chain) return report(chain.error());
   served.chain = std::move(*chain);
+  // What is sealed can be served by several at once, and there is nothing to ask them for.
+  if (served.chain->geometry().read_only) return 0;
   auto control = ChainService::start(*served.chain, served.path);
   if (!control) return report(control.error());
   served.control = std::move(*control);

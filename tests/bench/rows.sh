@@ -34,7 +34,7 @@ median() { jq -s 'sort | .[(length - 1) / 2 | floor]'; }
 in_pairs() {
   local name=$1 unit=$2 promise=$3 ours=$4 peer=$5 command=$6 pair a b
   shift 6
-  : >"$work/ours"; : >"$work/peers"; : >"$work/ratios"
+  : >"$work/pairs.ours"; : >"$work/pairs.peer"; : >"$work/pairs.ratio"
   # Not counted: below this machine there may be another one's cache to warm.
   "$command" "$ours" "$@" >/dev/null
   "$command" "$peer" "$@" >/dev/null
@@ -44,12 +44,12 @@ in_pairs() {
     else
       b=$("$command" "$peer" "$@") a=$("$command" "$ours" "$@")
     fi
-    echo "$a" >>"$work/ours"
-    echo "$b" >>"$work/peers"
-    jq -n "$a / $b" >>"$work/ratios"
+    echo "$a" >>"$work/pairs.ours"
+    echo "$b" >>"$work/pairs.peer"
+    jq -n "$a / $b" >>"$work/pairs.ratio"
   done
-  row "$name" "$unit" "$(median <"$work/ours")" "$(median <"$work/peers")" \
-    "$(median <"$work/ratios")" "$promise"
+  row "$name" "$unit" "$(median <"$work/pairs.ours")" "$(median <"$work/pairs.peer")" \
+    "$(median <"$work/pairs.ratio")" "$promise"
 }
 
 # print_rows OURS WHAT: the end of a benchmark; fails where a promise was missed.
