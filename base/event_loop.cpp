@@ -76,6 +76,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create(const Options& options) {
   if (result < 0) return setup_failure(-result, options);
   loop->ring_ready_ = true;
   loop->batch_ = options.batch;
+  loop->may_block_ = options.may_block;
   loop->spin_ = options.spin;
   loop->spin_budget_ = options.spin;
 

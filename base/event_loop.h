@@ -58,6 +58,9 @@ class EventLoop {
     unsigned batch = 4;  // entries that are collected before they are submitted
     // One thread at a time instead of one for good; costs some speed.
     bool any_thread = false;
+    // Who runs the loop waits for one request and has nothing else to do meanwhile:
+    // a channel may make a short system call at once instead of submitting it.
+    bool may_block = false;
   };
 
   static Result<std::unique_ptr<EventLoop>> create(const Options& options);
@@ -86,6 +89,7 @@ class EventLoop {
   void stop();
   void post(std::function<void()> task);  // runs on the loop's thread
 
+  bool may_block() const { return may_block_; }
   io_uring& ring() { return ring_; }  // for registrations (files, buffers)
 
  private:
@@ -102,6 +106,7 @@ class EventLoop {
   bool ring_ready_ = false;
   bool ring_started_ = false;
   unsigned batch_ = 1;
+  bool may_block_ = false;
   std::chrono::microseconds spin_{0};
   std::chrono::nanoseconds spin_budget_{0};  // what is spun now: 0 .. spin_
   std::chrono::steady_clock::time_point last_activity_;

@@ -183,6 +183,28 @@ void ExtentMap::remove(std::uint64_t begin, std::uint64_t end,
   if (tail) insert_one(*tail);
 }
 
+// Where the range is just one extent's, which stays apart from its neighbours, it only
+// changes its place: what most random overwrites come to.
+bool ExtentMap::replace_one(const Extent& extent, Extent& before) {
+  if (leaves_.empty()) return false;
+  Leaf& extents = leaf_for(extent.block)->second;
+  const std::size_t index = first_ending_after(extents, extent.block);
+  // The ends of a leaf have neighbours elsewhere.
+  if (index == 0 || index + 1 >= extents.size()) return false;
+  before = extents[index].unpack();
+  if (before.block != extent.block || before.count != extent.count ||
+      joins(extents[index - 1].unpack(), extent) || joins(extent, extents[index + 1].unpack()))
+    return false;
+  extents[index] = PackedExtent::pack(extent);
+  return true;
+}
+
+void ExtentMap::replace(const Extent& extent, const std::function<void(const Extent&)>& sink) {
+  if (Extent before; replace_one(extent, before)) return sink(before);
+  remove(extent.block, extent.end(), sink);
+  insert(extent);
+}
+
 void ExtentMap::rekey(Leaves::iterator leaf) {
   auto node = leaves_.extract(leaf);
   node.key() = node.mapped().front().block();

@@ -61,6 +61,8 @@ class ExtentMap {
 
   // The range must be unmapped. Any count; joins with neighbours.
   void insert(const Extent& extent);
+  // As remove() and insert() of the same range, of at most count_limit blocks.
+  void replace(const Extent& extent, const std::function<void(const Extent&)>& sink);
   // Unmaps [begin, end) and calls sink with each piece that was mapped.
   void remove(std::uint64_t begin, std::uint64_t end,
               const std::function<void(const Extent&)>& sink);
@@ -73,6 +75,7 @@ class ExtentMap {
   using Leaves = std::map<std::uint64_t, Leaf>;  // key: first block of the leaf; never empty
 
   // Index of the first extent in the leaf that ends after `block`.
+  bool replace_one(const Extent& extent, Extent& before);
   static std::size_t first_ending_after(const Leaf& leaf, std::uint64_t block);
   Leaves::iterator leaf_for(std::uint64_t block);
   Leaves::const_iterator leaf_for(std::uint64_t block) const;

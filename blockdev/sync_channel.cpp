@@ -27,7 +27,7 @@ SyncChannel::SyncChannel(BlockStore& store, std::unique_ptr<EventLoop> loop,
     : store_(store), loop_(std::move(loop)), channel_(std::move(channel)) {}
 
 Result<std::unique_ptr<SyncChannel>> SyncChannel::open(BlockStore& store) {
-  auto loop = EventLoop::create({.entries = few_entries, .any_thread = true});
+  auto loop = EventLoop::create({.entries = few_entries, .any_thread = true, .may_block = true});
   if (!loop) return std::unexpected(loop.error());
   auto channel = store.open_channel(**loop);
   if (!channel) return std::unexpected(channel.error());

@@ -46,6 +46,7 @@ struct ChainOp : RangeLock, Chain::HeldChange {
   int error = 0;
   bool holds_lock = false;
   bool in_flight = false;
+  bool has_slots = false;
   bool committed = false;  // waited for a commit once, to have free slots
   bool reading = false;
   unsigned epoch = 0;  // of the chain's reads
@@ -95,12 +96,13 @@ ChainOp& ChainChannel::take_op(IoRequest& request) {
     };
     op->resume = [](Chain::HeldChange& change) {
       auto& self = static_cast<ChainOp&>(change);
-      self.channel->loop_.post([&self] { self.channel->begin_change(self); });
+      self.channel->loop_.post([&self] { self.channel->lock_range(self); });
     };
   }
   op->request = &request;
   op->error = 0;
-  op->holds_lock = op->in_flight = op->committed = op->edges_only = op->reading = false;
+  op->holds_lock = op->in_flight = op->has_slots = op->committed = false;
+  op->edges_only = op->reading = false;
   op->tries = 0;
   op->used_ios = 0;
   op->first = request.offset / block_bytes;
@@ -351,18 +353,24 @@ void ChainChannel::begin_change(ChainOp& op) {
     op.bounce = AlignedBuffer(blocks * block_bytes);
     op.data = op.bounce.data();
   }
+  if (!op.partial() && !op.edges_only) gather(op);
+  lock_range(op);
+}
+
+void ChainChannel::lock_range(ChainOp& op) {
   {
     const std::lock_guard lock(chain_.lock());
     if (!chain_.enter(op)) return;  // comes here again after the checkpoint
     op.in_flight = true;
     if (!chain_.range_locks().acquire(op)) return;  // change() follows when it is granted
     op.holds_lock = true;
+    if (!op.partial()) op.has_slots = take_slots(op);
   }
   change(op);
 }
 
 void ChainChannel::change(ChainOp& op) {
-  if (!op.partial()) return patch(op);
+  if (!op.partial()) return write(op);
   look_up(op);
   if (op.error != 0) return write_done(op);
   read_pieces(op, &ChainChannel::patch);
@@ -387,6 +395,13 @@ void ChainChannel::patch(ChainOp& op) {
     if (op.tail_partial && op.last != op.first) clear_edge(op.last);
     return write(op);
   }
+  gather(op);
+  write(op);
+}
+
+// The request's bytes to where they are written from, and how each block is written.
+void ChainChannel::gather(ChainOp& op) {
+  const IoRequest& request = *op.request;
   if (op.data == op.bounce.data()) {
     std::byte* to = op.data + (request.offset - op.first * block_bytes);
     for (unsigned i = 0; i < request.buffer_count; ++i) {
@@ -402,32 +417,33 @@ void ChainChannel::patch(ChainOp& op) {
       op.segments.push_back({block, 1, zero});
     }
   }
-  write(op);
+}
+
+// Under the chain's lock. False: none are free until a commit.
+bool ChainChannel::take_slots(ChainOp& op) {
+  std::uint64_t wanted = 0;
+  for (const Segment& segment : op.segments) wanted += segment.zero ? 0 : segment.count;
+  return wanted == 0 || chain_.top().map().take(wanted, op.runs);
 }
 
 void ChainChannel::write(ChainOp& op) {
-  std::uint64_t wanted = 0;
-  for (const Segment& segment : op.segments) wanted += segment.zero ? 0 : segment.count;
-  if (wanted > 0) {
-    bool taken = false;
-    {
-      const std::lock_guard lock(chain_.lock());
-      taken = chain_.top().map().take(wanted, op.runs);
+  if (!op.has_slots) {
+    const std::lock_guard lock(chain_.lock());
+    op.has_slots = take_slots(op);
+  }
+  if (!op.has_slots) {
+    if (op.committed) {
+      op.error = ENOSPC;
+      return write_done(op);
     }
-    if (!taken) {
-      if (op.committed) {
-        op.error = ENOSPC;
-        return write_done(op);
-      }
-      op.committed = true;  // slots that wait for it become free
-      return chain_.commit_async([&op](int error) {
-        op.channel->loop_.post([&op, error] {
-          op.error = error;
-          if (error != 0) return op.channel->write_done(op);
-          op.channel->write(op);
-        });
+    op.committed = true;  // slots that wait for it become free
+    return chain_.commit_async([&op](int error) {
+      op.channel->loop_.post([&op, error] {
+        op.error = error;
+        if (error != 0) return op.channel->write_done(op);
+        op.channel->write(op);
       });
-    }
+    });
   }
   IoChannel* const channel = channel_of(chain_.top_number());
   if (!channel) op.error = EIO;

@@ -31,8 +31,11 @@ class ChainChannel : public IoChannel {
   void read_done(ChainOp& op);
   bool moved(ChainOp& op);
   void begin_change(ChainOp& op);
+  void lock_range(ChainOp& op);
   void change(ChainOp& op);
   void patch(ChainOp& op);
+  void gather(ChainOp& op);
+  bool take_slots(ChainOp& op);
   void write(ChainOp& op);
   void write_done(ChainOp& op);
   void flush(ChainOp& op);

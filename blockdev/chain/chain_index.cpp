@@ -99,11 +99,10 @@ void ChainIndex::build(std::span<const std::vector<Extent>> extents) {
 }
 
 void ChainIndex::put(std::uint64_t block, std::uint64_t physical, std::uint64_t count, bool zero) {
-  map_.remove(block, block + count, [](const Extent&) {});
   while (count > 0) {
     const auto n =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(count, PackedExtent::count_limit));
-    map_.insert({block, physical, n, zero});
+    map_.replace({block, physical, n, zero}, [](const Extent&) {});
     block += n;
     physical += n;
     count -= n;

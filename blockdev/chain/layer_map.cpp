@@ -17,10 +17,6 @@ constexpr std::uint64_t least_punch = 4;
 // What is being punched cannot be written meanwhile, so not too much at once.
 constexpr std::uint64_t most_punch = 1024;
 
-Extent free_extent(const SlotRun& run) {
-  return {run.slot, run.slot, static_cast<std::uint32_t>(run.count), false};
-}
-
 }  // namespace
 
 HashTable::Sector& HashTable::make_sector(std::uint64_t number) {
@@ -95,7 +91,7 @@ void LayerMap::loaded() {
   std::sort(used.begin(), used.end(),
             [](const SlotRun& a, const SlotRun& b) { return a.slot < b.slot; });
   free_ = {};
-  free_blocks_ = high_water_ = 0;
+  high_water_ = 0;
   for (const SlotRun& run : used) {
     if (run.slot > high_water_) {
       const std::uint64_t begin = high_water_;
@@ -104,7 +100,7 @@ void LayerMap::loaded() {
       if (gap.count >= least_punch) {
         punch_later(gap);
       } else {
-        release(gap);
+        free_.add(gap);
       }
     }
     high_water_ = std::max(high_water_, run.slot + run.count);
@@ -115,68 +111,55 @@ void LayerMap::loaded() {
 
 bool LayerMap::take(std::uint64_t count, std::vector<SlotRun>& runs) {
   const std::uint64_t fresh = slots_ - high_water_;
-  if (count > fresh + free_blocks_) {  // no time to punch
+  if (count > fresh + free_.size()) {  // no time to punch
     for (const SlotRun& run : std::exchange(to_punch_, {})) punched(run);
   }
-  if (count > fresh + free_blocks_) return false;
+  if (count > fresh + free_.size()) return false;
   const auto take_fresh = [&](std::uint64_t n) {
     runs.push_back({high_water_, n});
     high_water_ += n;
   };
   // What was freed comes first, so that the file grows no larger than it must.
-  if (free_blocks_ < count || (count >= large_request && fresh >= count)) {
-    auto run = free_.find_from(cursor_);
-    if (!run || run->count < count) {
+  if (free_.size() < count || (count >= large_request && fresh >= count)) {
+    if (free_.find(cursor_, count).count < count) {
       const std::uint64_t now = std::min(count, fresh);
       if (now > 0) take_fresh(now);
       count -= now;
     }
   }
   while (count > 0) {
-    auto run = free_.find_from(cursor_);
-    if (!run) {
+    const SlotRun run = free_.find(cursor_, count);
+    cursor_ = run.slot + run.count;
+    if (run.count == 0) {
       cursor_ = 0;
       continue;
     }
-    const std::uint64_t begin = std::max(run->block, cursor_);
-    const std::uint64_t n = std::min(count, run->end() - begin);
-    free_.remove(begin, begin + n, [](const Extent&) {});
-    free_blocks_ -= n;
-    runs.push_back({begin, n});
-    cursor_ = begin + n;
-    count -= n;
+    free_.remove(run);
+    runs.push_back(run);
+    count -= run.count;
   }
   return true;
 }
 
-void LayerMap::release(const SlotRun& run) {
-  SlotRun left = run;
-  free_blocks_ += left.count;
-  while (left.count > 0) {
-    SlotRun piece{left.slot, std::min<std::uint64_t>(left.count, PackedExtent::count_limit)};
-    free_.insert(free_extent(piece));
-    left.slot += piece.count;
-    left.count -= piece.count;
-  }
+void LayerMap::give_back(const SlotRun& run) { free_.add(run); }
+
+void LayerMap::freed(const Extent& e, bool discarded) {
+  if (e.unwritten) return;
+  if (reuse_at_once_) return free_.add({e.physical, e.count});
+  freed_.push_back({e.physical, e.count, discarded});
+  freed_blocks_ += e.count;
 }
 
-void LayerMap::give_back(const SlotRun& run) { release(run); }
-
-void LayerMap::unmap(std::uint64_t block, std::uint64_t count, bool discarded) {
-  extents_.remove(block, block + count, [&](const Extent& e) {
-    if (e.unwritten) return;
-    if (reuse_at_once_) return release({e.physical, e.count});
-    freed_.push_back({e.physical, e.count, discarded});
-    freed_blocks_ += e.count;
-  });
+void LayerMap::unmap(std::uint64_t block, std::uint64_t count) {
+  extents_.remove(block, block + count, [&](const Extent& e) { freed(e, true); });
 }
 
 void LayerMap::map(std::uint64_t block, const SlotRun& run, const std::uint64_t* hashes) {
-  unmap(block, run.count, false);
   SlotRun left = run;
   while (left.count > 0) {
     const std::uint64_t n = std::min(left.count, record_most);
-    extents_.insert({block, left.slot, static_cast<std::uint32_t>(n), false});
+    extents_.replace({block, left.slot, static_cast<std::uint32_t>(n), false},
+                     [&](const Extent& e) { freed(e, false); });
     for (std::uint64_t i = 0; i < n; ++i) hashes_.set(left.slot + i, hashes[i]);
     append(records_, {LayerRecord::Kind::map, block, n, left.slot, {hashes, n}});
     block += n;
@@ -187,7 +170,7 @@ void LayerMap::map(std::uint64_t block, const SlotRun& run, const std::uint64_t*
 }
 
 void LayerMap::zero(std::uint64_t block, std::uint64_t count) {
-  unmap(block, count, true);
+  unmap(block, count);
   append(records_, {.kind = LayerRecord::Kind::zero, .block = block, .count = count});
   while (count > 0) {
     const auto n =
@@ -199,7 +182,7 @@ void LayerMap::zero(std::uint64_t block, std::uint64_t count) {
 }
 
 void LayerMap::forget(std::uint64_t block, std::uint64_t count) {
-  unmap(block, count, true);
+  unmap(block, count);
   append(records_, {.kind = LayerRecord::Kind::forget, .block = block, .count = count});
 }
 
@@ -214,7 +197,7 @@ void LayerMap::committed() {
     if (run.discarded) {
       punch_later(run);
     } else {
-      release(run);
+      free_.add(run);
     }
   }
   committing_.clear();
@@ -231,7 +214,7 @@ void LayerMap::punch_later(const SlotRun& run) {
 
 void LayerMap::punched(const SlotRun& run) {
   to_punch_blocks_ -= run.count;
-  release(run);
+  free_.add(run);
 }
 
 bool LayerMap::take_to_punch(SlotRun& run) {

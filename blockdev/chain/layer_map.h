@@ -23,14 +23,10 @@
 #include <vector>
 
 #include "blockdev/chain/layer_format.h"
+#include "blockdev/chain/slot_bitmap.h"
 #include "blockdev/extent_map.h"
 
 namespace tidepool::blockdev::chain {
-
-struct SlotRun {
-  std::uint64_t slot = 0, count = 0;
-  bool discarded = false;  // not because something else was written in its place
-};
 
 // Hashes by slot, in the sectors of the file. Absent ones are not loaded yet.
 class HashTable {
@@ -108,21 +104,20 @@ class LayerMap {
   const ExtentMap& extents() const { return extents_; }
   HashTable& hashes() { return hashes_; }
   const HashTable& hashes() const { return hashes_; }
-  std::uint64_t slots_used() const { return high_water_ - free_blocks_ - to_punch_blocks_; }
+  std::uint64_t slots_used() const { return high_water_ - free_.size() - to_punch_blocks_; }
   std::uint64_t high_water() const { return high_water_; }  // slots below it were in use
   std::uint64_t memory_bytes() const;
 
  private:
-  void unmap(std::uint64_t block, std::uint64_t count, bool discarded);
-  void release(const SlotRun& run);
+  void unmap(std::uint64_t block, std::uint64_t count);
+  void freed(const Extent& extent, bool discarded);
   void punch_later(const SlotRun& run);
 
   const std::uint64_t slots_;
   ExtentMap extents_;  // block -> slot; unwritten: zeros (physical = block, so that they join)
-  ExtentMap free_;     // slot -> itself, below high_water_
+  SlotBitmap free_;    // below high_water_
   HashTable hashes_;
   std::uint64_t high_water_ = 0;
-  std::uint64_t free_blocks_ = 0;
   std::uint64_t cursor_ = 0;  // where the search for free slots goes on
   std::vector<SlotRun> freed_, committing_;
   std::vector<SlotRun> to_punch_;

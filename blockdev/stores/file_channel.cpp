@@ -5,6 +5,8 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 
+#include <sys/uio.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
@@ -93,7 +95,27 @@ void FileChannel::submit(IoRequest& request) {
   request.complete(request, EINVAL);
 }
 
+// What the page cache holds is read, and what it can take is written. False: the
+// device must be waited for, which the ring does for several requests at a time.
+bool FileChannel::transfer_at_once(IoRequest& request) {
+  if (target_.direct || !loop_.may_block()) return false;
+  const Position at = request.progress == 0 ? Position{} : position_of(request, request.progress);
+  if (at.offset > 0) return false;
+  const iovec* const buffers = request.buffers + at.index;
+  const int count = static_cast<int>(std::min<unsigned>(request.buffer_count - at.index, IOV_MAX));
+  const auto offset = static_cast<off_t>(request.offset + request.progress);
+  const ssize_t moved =
+      request.op == IoOp::read
+          ? ::preadv2(target_.fd.get(), buffers, count, offset, RWF_NOWAIT)
+          : ::pwritev2(target_.fd.get(), buffers, count, offset,
+                       request.force_unit_access ? RWF_DSYNC : 0);
+  if (moved < 0) return false;  // a real failure is found by the ring, too
+  transferred(request, static_cast<int>(moved));
+  return true;
+}
+
 void FileChannel::transfer(IoRequest& request) {
+  if (transfer_at_once(request)) return;
   io_uring_sqe* const entry = prepare<&FileChannel::transferred>(request);
   const bool reading = request.op == IoOp::read;
   const auto at = request.progress == 0 ? Position{} : position_of(request, request.progress);

@@ -4,6 +4,9 @@
 // continued from IoRequest::progress, discard and zero fall back to writing
 // zeros where the file system or device has no better means. Nothing is
 // allocated per request.
+//
+// On a loop that may block, what the page cache has or takes goes by a plain
+// system call: a ring would hand each buffered write to a worker thread.
 #pragma once
 
 #include <atomic>
@@ -46,6 +49,7 @@ class FileChannel : public IoChannel {
 
  private:
   void transfer(IoRequest& request);
+  bool transfer_at_once(IoRequest& request);
   void write_zeros(IoRequest& request);
   void allocate(IoRequest& request, int mode);
   void sync(IoRequest& request);
