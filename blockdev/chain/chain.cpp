@@ -178,6 +178,13 @@ void Chain::leave() {
   requests_changed_.notify_one();
 }
 
+bool Chain::is_commit_due() {
+  constexpr std::uint64_t most = std::uint64_t{1} << 18;
+  const LayerMap& map = top().map();
+  const std::uint64_t spare = map.slots() - (size_ + block_bytes - 1) / block_bytes;
+  return map.freed_slots() >= options_.most_freed.value_or(std::min(most, spare / 2));
+}
+
 Result<> Chain::checkpoint(Checkpoint asked) {
   std::promise<Result<>> promise;
   auto done = promise.get_future();

@@ -41,8 +41,10 @@ inline constexpr std::size_t most_layers = 16'384;  // of a chain, those merged 
 struct ChainOptions {
   bool read_only = false;
   bool verify = true;  // off only to measure what the hashes cost
-  // A commit comes at the latest when this many slots wait for one to be free.
-  std::uint64_t most_freed = std::uint64_t{1} << 14;
+  // A commit comes at the latest when this many slots wait for one to be free; by default
+  // half of those that a layer has beside its disk's blocks, and at most a GiB. Each commit
+  // writes out what was written since the last one: few are much cheaper than many.
+  std::optional<std::uint64_t> most_freed;
 };
 
 class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
@@ -92,6 +94,7 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   // Makes blocks read as zeros, at the least cost; under lock().
   void clear(std::uint64_t block, std::uint64_t count);
   void wake_committer();
+  bool is_commit_due();  // too many slots wait for one; under lock()
 
   // Each change is in flight between these; both under lock(). False: a checkpoint
   // is about to come, `resume` is called (under lock()) when it is there.

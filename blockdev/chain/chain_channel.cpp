@@ -507,7 +507,7 @@ void ChainChannel::write_done(ChainOp& op) {
         if (begin < end) chain_.clear(begin, end - begin);
       }
     }
-    commit_soon = map.freed_slots() >= chain_.options().most_freed;
+    commit_soon = chain_.is_commit_due();
     if (op.holds_lock) chain_.range_locks().release(op);
     op.holds_lock = false;
     if (op.in_flight) chain_.leave();

@@ -361,10 +361,16 @@ Result<> LayerFile::commit_locked(std::mutex& chain_lock) {
     if (done) done = write_header(std::move(next));
     journal_at_ = 0;
   }
-  if (!done) return done;
-  const std::lock_guard lock(chain_lock);
-  map_.committed();
-  return {};
+  if (done) release_slots(chain_lock);
+  return done;
+}
+
+// Those that the last commit made free.
+void LayerFile::release_slots(std::mutex& chain_lock) {
+  for (bool all = false; !all;) {
+    const std::lock_guard lock(chain_lock);
+    all = map_.committed();
+  }
 }
 
 // The map and the hashes as they are now, to the index that is not active. What
@@ -440,8 +446,7 @@ Result<> LayerFile::write_sealed(std::mutex& chain_lock, LayerHeader next) {
   if (done) done = write_header(std::move(next));
   if (!done) return done;
   disconnect();
-  const std::lock_guard lock(chain_lock);
-  map_.committed();
+  release_slots(chain_lock);
   return {};
 }
 

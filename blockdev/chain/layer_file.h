@@ -99,6 +99,7 @@ class LayerFile {
   Result<> replay_journal();
   Result<> write_map(std::mutex& chain_lock, LayerHeader& next);
   Result<> write_header(LayerHeader next);
+  void release_slots(std::mutex& chain_lock);
   Result<> commit_locked(std::mutex& chain_lock);
   Result<> close_locked(std::mutex& chain_lock);
   Result<> write_sealed(std::mutex& chain_lock, LayerHeader next);

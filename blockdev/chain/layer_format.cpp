@@ -24,7 +24,7 @@ std::uint64_t checksum(std::span<const std::byte> data, std::uint64_t seed) {
   return XXH3_64bits_withSeed(data.data(), data.size(), seed);
 }
 
-std::uint64_t slots_for(std::uint64_t blocks) { return blocks + blocks / 8 + spare_slots; }
+std::uint64_t slots_for(std::uint64_t blocks) { return blocks + blocks / 2 + spare_slots; }
 
 // The journal of a small disk need not hold more than some rewrites of it.
 std::uint64_t journal_for(std::uint64_t blocks) {

@@ -16,6 +16,7 @@ constexpr std::uint64_t large_request = 16;
 constexpr std::uint64_t least_punch = 4;
 // What is being punched cannot be written meanwhile, so not too much at once.
 constexpr std::uint64_t most_punch = 1024;
+constexpr std::size_t released_at_once = 4096;  // runs
 
 }  // namespace
 
@@ -187,20 +188,23 @@ void LayerMap::forget(std::uint64_t block, std::uint64_t count) {
 }
 
 std::vector<std::byte> LayerMap::begin_commit() {
-  committing_ = std::exchange(freed_, {});
+  committing_.swap(freed_);
   freed_blocks_ = 0;
   return std::exchange(records_, {});
 }
 
-void LayerMap::committed() {
-  for (const SlotRun& run : committing_) {
+bool LayerMap::committed() {
+  const std::size_t left = committing_.size() - std::min(committing_.size(), released_at_once);
+  for (std::size_t i = left; i < committing_.size(); ++i) {
+    const SlotRun& run = committing_[i];
     if (run.discarded) {
       punch_later(run);
     } else {
       free_.add(run);
     }
   }
-  committing_.clear();
+  committing_.resize(left);
+  return left == 0;
 }
 
 void LayerMap::punch_later(const SlotRun& run) {

@@ -86,9 +86,11 @@ class LayerMap {
 
   bool has_changes() const { return !records_.empty(); }
   // The records since the last call. What they free is free once committed() says
-  // that they are stable; calls alternate.
+  // that they are stable.
   std::vector<std::byte> begin_commit();
-  void committed();
+  // Some thousand runs of slots a call, so that nobody waits long for the lock: to be
+  // called until it returns true, before the next begin_commit().
+  bool committed();
   std::uint64_t freed_slots() const { return freed_blocks_; }  // waiting for a commit
 
   // Slots that are to be punched on the host before they are free: what was
@@ -104,6 +106,7 @@ class LayerMap {
   const ExtentMap& extents() const { return extents_; }
   HashTable& hashes() { return hashes_; }
   const HashTable& hashes() const { return hashes_; }
+  std::uint64_t slots() const { return slots_; }
   std::uint64_t slots_used() const { return high_water_ - free_.size() - to_punch_blocks_; }
   std::uint64_t high_water() const { return high_water_; }  // slots below it were in use
   std::uint64_t memory_bytes() const;
