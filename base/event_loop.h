@@ -58,8 +58,8 @@ class EventLoop {
     unsigned batch = 4;  // entries that are collected before they are submitted
     // One thread at a time instead of one for good; costs some speed.
     bool any_thread = false;
-    // Who runs the loop waits for one request and has nothing else to do meanwhile:
-    // a channel may make a short system call at once instead of submitting it.
+    // Who runs the loop serves nobody who could not wait: a channel may make a system
+    // call that blocks for a moment instead of submitting it.
     bool may_block = false;
   };
 
