@@ -185,8 +185,8 @@ bool Chain::is_commit_due() {
   return map.freed_slots() >= options_.most_freed.value_or(std::min(most, spare / 2));
 }
 
-Result<> Chain::checkpoint(Checkpoint asked) {
-  std::promise<Result<>> promise;
+Result<Chain::Held> Chain::checkpoint(Checkpoint asked) {
+  std::promise<Result<Held>> promise;
   auto done = promise.get_future();
   {
     const std::lock_guard lock(requests_mutex_);
@@ -205,10 +205,11 @@ std::unexpected<Error> Chain::too_many_layers() const {
 
 // The instant: everything before it is the old top's, everything after it the new
 // one's. Commits first, so that little is left to do while changes wait.
-Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
+Result<Chain::Held> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
   LayerFile& old = top();
   if (layers_.size() >= most_layers) return too_many_layers();
-  if (auto r = old.commit(mutex_); !r) return r;
+  if (auto r = old.commit(mutex_); !r) return std::unexpected(r.error());
+  const auto begin = std::chrono::steady_clock::now();
   {
     const std::lock_guard lock(mutex_);
     const std::lock_guard requests(requests_mutex_);
@@ -226,7 +227,7 @@ Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
     const auto done = old.commit(mutex_);
     for (auto& answer : served) answer(done ? 0 : done.error().errno_value);
   }
-  Result<> done;
+  std::optional<Error> failed;
   const std::lock_guard lock(mutex_);
   const std::uint32_t old_number = top_number();
   index_.trim(old_number, old.map().high_water());
@@ -236,14 +237,15 @@ Result<> Chain::switch_top(std::unique_ptr<LayerFile> fresh) {
     top_number_.store(*added);
   } else {
     index_.trim(old_number, old.header().slots);
-    done = std::unexpected(added.error());
+    failed = added.error();
   }
   switching_ = false;
   while (HeldChange* const change = held_) {
     held_ = change->next;
     change->resume(*change);
   }
-  return done;
+  if (failed) return std::unexpected(*failed);
+  return std::chrono::duration_cast<Held>(std::chrono::steady_clock::now() - begin);
 }
 
 Result<> Chain::commit_top() {
@@ -254,7 +256,7 @@ Result<> Chain::commit_top() {
 void Chain::commit_loop() {
   for (bool stop = false; !stop;) {
     std::vector<std::function<void(int)>> served;
-    std::optional<std::pair<Checkpoint, std::promise<Result<>>>> asked;
+    std::optional<std::pair<Checkpoint, std::promise<Result<Held>>>> asked;
     {
       std::unique_lock lock(requests_mutex_);
       requests_changed_.wait(lock, [&] { return wanted_; });
@@ -347,16 +349,18 @@ void Chain::base_changed(std::uint64_t size, std::shared_ptr<BlockStore> keeper)
   base_keeper_ = std::move(keeper);
 }
 
-Result<> Chain::make_checkpoint(const Checkpoint& asked) {
+Result<Chain::Held> Chain::make_checkpoint(const Checkpoint& asked) {
   if (unpublished_) return std::unexpected(*unpublished_);
   LayerFile& old = top();
   auto fresh = asked.prepare(old);
   if (!fresh) return std::unexpected(fresh.error());
-  if (auto r = switch_top(std::move(*fresh)); !r) return r;
+  auto held = switch_top(std::move(*fresh));
+  if (!held) return held;
   auto done = old.seal(mutex_, asked.name, asked.merge);
   if (done) done = asked.publish(old, top());
-  if (!done) unpublished_ = done.error();
-  return done;
+  if (done) return held;
+  unpublished_ = done.error();
+  return std::unexpected(done.error());
 }
 
 }  // namespace tidepool::blockdev::chain

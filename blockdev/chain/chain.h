@@ -18,6 +18,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -74,7 +75,9 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   // Seals the top layer and goes on in a new one, at one instant: changes that come
   // then wait until those before have ended, no longer; flushes wait for `publish`.
   // Where sealing or publishing fails, no later flush succeeds. Blocking, any thread.
-  Result<> checkpoint(Checkpoint asked);
+  // Returns for how long changes were held.
+  using Held = std::chrono::microseconds;
+  Result<Held> checkpoint(Checkpoint asked);
 
   // `done` is called once what was mapped before is stable, on the commit thread.
   void commit_async(std::function<void(int error)> done);
@@ -128,8 +131,8 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
         const ChainOptions& options);
   void commit_loop();
   Result<> commit_top();
-  Result<> make_checkpoint(const Checkpoint& asked);
-  Result<> switch_top(std::unique_ptr<LayerFile> fresh);
+  Result<Held> make_checkpoint(const Checkpoint& asked);
+  Result<Held> switch_top(std::unique_ptr<LayerFile> fresh);
   std::unexpected<Error> too_many_layers() const;
   void wait_for_readers();
   void punch_while_idle();
@@ -156,7 +159,7 @@ class Chain : public BlockStore, public std::enable_shared_from_this<Chain> {
   std::mutex requests_mutex_;  // guards all below; nothing is taken under it
   std::condition_variable requests_changed_;
   std::vector<std::function<void(int)>> waiting_;
-  std::deque<std::pair<Checkpoint, std::promise<Result<>>>> checkpoints_;
+  std::deque<std::pair<Checkpoint, std::promise<Result<Held>>>> checkpoints_;
   bool wanted_ = false, stopping_ = false, drained_ = false;
   std::optional<Error> unpublished_;  // the commit thread's: a checkpoint went wrong
   std::thread committer_;

@@ -42,8 +42,9 @@ Result<> exchange(FileSystem& files, const fs::path& top, const fs::path& kept) 
 
 }  // namespace
 
-Result<> take_checkpoint(FileSystem& files, Chain& chain, const fs::path& top,
-                         const std::string& name, const fs::path& kept, MergeState merge) {
+Result<Chain::Held> take_checkpoint(FileSystem& files, Chain& chain, const fs::path& top,
+                                    const std::string& name, const fs::path& kept,
+                                    MergeState merge) {
   if ((name.empty() && merge == MergeState::none) || name.size() > LayerHeader::name_limit) {
     return fail(ErrorKind::invalid_argument, "a checkpoint's name has 1 to {} bytes",
                 LayerHeader::name_limit);

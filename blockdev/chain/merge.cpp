@@ -97,7 +97,7 @@ class Commit {
     if (!resumed) {
       auto r = take_checkpoint(files_, chain_, top_, "", going_down_path(),
                                MergeState::goes_down);
-      if (!r) return r;
+      if (!r) return std::unexpected(r.error());
     }
     const auto order = chain_.order();
     child_number_ = order[order.size() - 2];

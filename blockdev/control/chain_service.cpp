@@ -131,7 +131,7 @@ Result<ControlReply> ChainService::checkpoint(const ControlRequest& request) {
   if (!alone) return std::unexpected(alone.error());
   auto done = take_checkpoint(local_files(), chain_, top_, (*texts)[0], (*texts)[1]);
   if (!done) return std::unexpected(done.error());
-  return ControlReply{"{}"};
+  return ControlReply{json{{"held_us", done->count()}}.dump()};
 }
 
 Result<ControlReply> ChainService::begin_commit(const ControlRequest& request) {
@@ -193,11 +193,12 @@ Result<json> LiveChain::ask(const char* method, const char* path, const json& bo
 
 Result<json> LiveChain::info() const { return ask("GET", "/v1/info"); }
 
-Result<> LiveChain::checkpoint(const std::string& name, const std::filesystem::path& kept) const {
+Result<Chain::Held> LiveChain::checkpoint(const std::string& name,
+                                          const std::filesystem::path& kept) const {
   auto done = ask("POST", "/v1/checkpoint",
                   {{"name", name}, {"file", std::filesystem::absolute(kept).native()}});
   if (!done) return std::unexpected(done.error());
-  return {};
+  return Chain::Held(done->value("held_us", std::int64_t{0}));
 }
 
 Result<> LiveChain::commit(const std::filesystem::path& copy, Progress& progress) const {

@@ -2,9 +2,9 @@
 // deletion.
 //
 // HTTP and JSON on a Unix socket (base/control_socket.h), found by the path of the
-// top layer: GET /v1/info; POST /v1/checkpoint with "name" and "file"; POST /v1/commit
-// with "copy"; POST /v1/delete with "name". The last two only begin: GET /v1/job
-// tells how far they are.
+// top layer: GET /v1/info; POST /v1/checkpoint with "name" and "file", which answers
+// "held_us", for how long writes waited; POST /v1/commit with "copy"; POST /v1/delete
+// with "name". The last two only begin: GET /v1/job tells how far they are.
 #pragma once
 
 #include <filesystem>
@@ -53,7 +53,8 @@ class LiveChain {
  public:
   explicit LiveChain(ControlClient client) : client_(std::move(client)) {}
   Result<nlohmann::json> info() const;
-  Result<> checkpoint(const std::string& name, const std::filesystem::path& kept) const;
+  Result<Chain::Held> checkpoint(const std::string& name,
+                                 const std::filesystem::path& kept) const;
   // These wait for the end; `progress` tells meanwhile.
   Result<> commit(const std::filesystem::path& copy, Progress& progress) const;
   Result<> remove(const std::string& name, Progress& progress) const;

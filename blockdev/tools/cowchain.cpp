@@ -110,7 +110,9 @@ int run_checkpoint(const Arguments& a) {
   if (!chain) return report(chain.error());
   auto done = chain->live ? chain->live->checkpoint(a.name, kept)
                           : take_checkpoint(local_files(), *chain->own, a.top, a.name, kept);
-  return done ? exit_ok : report(done.error());
+  if (!done) return report(done.error());
+  if (a.as_json) fmt::print("{}\n", json{{"file", kept}, {"held_us", done->count()}}.dump(2));
+  return exit_ok;
 }
 
 int run_commit(const Arguments& a) {
@@ -235,6 +237,7 @@ int run(int argc, char** argv) {
       *verb("checkpoint", "Keep the disk as it is now, go on in a new top layer", run_checkpoint);
   checkpoint.add_option("NAME", a.name, "The checkpoint's name")->required();
   checkpoint.add_option("--file", a.kept, "Where it is kept (default: TOP.NAME)");
+  checkpoint.add_flag("--json", a.as_json, "Print JSON: how long writes waited, in us");
   CLI::App& commit = *verb("commit", "Write the top's blocks into its parent", run_commit);
   commit.add_option("--copy-first", a.copy, "Copy the parent to this file before");
   CLI::App& remove = *verb("delete", "Take a checkpoint out of the chain", run_delete);

@@ -119,7 +119,7 @@ Result<> Point::change_layers(FileSystem& files, Chain& chain) {
       uncertain.erase(name);
       flushed();
     }
-    return done;
+    return done ? Result<>{} : std::unexpected(done.error());
   }
   if (choice == 1) {
     cut = Cut::commit;
