@@ -7,10 +7,11 @@ namespace tidepool::blockdev::chain {
 Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
   std::uint64_t base = by_base_.empty() ? 0 : ends_[by_base_.back()];
   auto place = by_base_.end();
-  if (slots > PackedExtent::block_limit - base) {  // only between others, then
+  // Beyond what can be numbered: only between others, then.
+  if (base > PackedExtent::block_limit || slots > PackedExtent::block_limit - base) {
     base = 0;
     for (place = by_base_.begin(); place != by_base_.end(); ++place) {
-      if (bases_[*place] - base >= slots) break;
+      if (bases_[*place] - base > slots) break;
       base = ends_[*place];
     }
     if (place == by_base_.end()) {
@@ -20,7 +21,7 @@ Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
   }
   const std::uint32_t number = layers();
   bases_.push_back(base);
-  ends_.push_back(base + slots);
+  ends_.push_back(base + slots + gap);
   by_base_.insert(place, number);
   return number;
 }

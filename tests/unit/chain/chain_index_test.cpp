@@ -105,8 +105,53 @@ TEST(ChainIndex, ChangesAsItsTopDoes) {
 TEST(ChainIndex, RefusesMoreSlotsThanItCanNumber) {
   ChainIndex index;
   ASSERT_TRUE(index.add_layer(PackedExtent::block_limit - 10));
-  EXPECT_FALSE(index.add_layer(11));
-  EXPECT_TRUE(index.add_layer(10));
+  EXPECT_FALSE(index.add_layer(10));
+  EXPECT_TRUE(index.add_layer(9));
+  EXPECT_FALSE(index.add_layer(1));
+}
+
+// As when a disk is written from its beginning to its end, over a checkpoint.
+TEST(ChainIndex, ALayersLastSlotAndTheNextOnesFirstStayApart) {
+  const std::vector<std::vector<Extent>> layers{{{0, 0, 10, false}}, {{10, 0, 5, false}}};
+  const auto expect_apart = [](const ChainIndex& index) {
+    std::vector<ChainPiece> pieces;
+    index.for_range(0, 15, [&](const ChainPiece& piece) {
+      pieces.push_back(piece);
+      return true;
+    });
+    ASSERT_EQ(pieces.size(), 2u);
+    EXPECT_EQ(pieces[0].layer, 0u);
+    EXPECT_EQ(pieces[0].count, 10u);
+    EXPECT_EQ(pieces[1].layer, 1u);
+    EXPECT_EQ(pieces[1].slot, 0u);
+  };
+  ChainIndex built;
+  ASSERT_TRUE(built.add_layer(10));
+  ASSERT_TRUE(built.add_layer(5));
+  built.build(layers);
+  expect_apart(built);
+
+  ChainIndex grown;
+  ASSERT_TRUE(grown.add_layer(slots));
+  grown.put_data(0, 0, 0, 10);
+  grown.trim(0, 10);
+  ASSERT_TRUE(grown.add_layer(slots));
+  grown.put_data(1, 10, 0, 5);
+  expect_apart(grown);
+
+  // And where a layer comes between two others.
+  ChainIndex full;
+  ASSERT_TRUE(full.add_layer(20));
+  ASSERT_TRUE(full.add_layer(PackedExtent::block_limit - 21));
+  full.trim(0, 10);
+  EXPECT_FALSE(full.add_layer(10));
+  ASSERT_TRUE(full.add_layer(9));
+  full.put_data(0, 0, 0, 10);
+  full.put_data(2, 10, 0, 9);
+  full.put_data(1, 19, 0, 1);
+  std::size_t pieces = 0;
+  full.for_range(0, 20, [&](const ChainPiece&) { return ++pieces, true; });
+  EXPECT_EQ(pieces, 3u);
 }
 
 }  // namespace
