@@ -87,12 +87,14 @@ Result<> check_layer(const fs::path& layer, const LayerHeader& child, const fs::
                                       to_text(wanted.uuid)));
   }
   if (found.state != LayerState::sealed) return not_the_parent(layer, path, "it is not sealed");
-  const bool merged_with_us = found.merge_with == child.uuid;
-  if (found.merge == MergeState::takes_child && !merged_with_us) {
+  // What the parent takes from this layer is what it holds since it goes down: an older
+  // copy of it would show through to newer blocks.
+  const bool takes_us = found.merge_with == child.uuid && child.merge == MergeState::goes_down;
+  if (found.merge == MergeState::takes_child && !takes_us) {
     return not_the_parent(layer, path,
-                          "another layer is being committed into it");
+                          "another layer, or this one as it was later, is being committed into it");
   }
-  const bool took_us = found.merge == MergeState::took_child && merged_with_us;
+  const bool took_us = found.merge == MergeState::took_child && takes_us;
   if (found.content != wanted.content + (took_us ? 1 : 0))
     return not_the_parent(layer, path, "its content was changed since");
   return {};
