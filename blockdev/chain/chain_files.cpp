@@ -154,10 +154,10 @@ Result<LayerHeader> read_layer_header(FileSystem& files, const fs::path& path) {
 }
 
 Result<std::unique_ptr<LayerFile>> open_layer(FileSystem& files, const fs::path& path,
-                                              bool read_only) {
+                                              bool read_only, EventLoop* loop) {
   auto store = files.open(path, read_only);
   if (!store) return std::unexpected(store.error());
-  auto layer = LayerFile::open(std::move(*store));
+  auto layer = LayerFile::open(std::move(*store), loop);
   if (layer) (*layer)->set_name(path.native());
   return layer;
 }
@@ -221,9 +221,11 @@ Result<std::shared_ptr<Chain>> open_chain(FileSystem& files, const fs::path& top
   if (!options.read_only) {
     if (auto r = finish_checkpoint(files, top); !r) return std::unexpected(r.error());
   }
+  auto loop = SyncChannel::make_loop();
+  if (!loop) return std::unexpected(loop.error());
   fs::path path = top;
   for (bool read_only = options.read_only;; read_only = true) {
-    auto layer = open_layer(files, path, read_only);
+    auto layer = open_layer(files, path, read_only, loop->get());
     if (!layer && layers.empty()) return std::unexpected(layer.error());
     if (!layer) return std::unexpected(missing_parent(layers.back()->name(), path, layer.error()));
     const LayerHeader& header = (*layer)->header();

@@ -111,6 +111,18 @@ void LayerMap::loaded() {
   }
 }
 
+void LayerMap::loaded_to_read() {
+  std::uint64_t used = 0;
+  high_water_ = 0;
+  extents_.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+    if (e.unwritten) return true;
+    used += e.count;
+    high_water_ = std::max(high_water_, e.physical + e.count);
+    return true;
+  });
+  free_blocks_ = high_water_ - used;
+}
+
 // --- changing ---
 
 bool LayerMap::take(std::uint64_t count, std::vector<SlotRun>& runs) {

@@ -74,6 +74,8 @@ class LayerMap {
   void replay(const LayerRecord& record);
   // After the last load or replay: every slot that no extent holds is free.
   void loaded();
+  // The same for a layer that is only read: how many slots are free, not which.
+  void loaded_to_read();
 
   // --- changes (an active layer) ---
 

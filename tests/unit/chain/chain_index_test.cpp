@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <random>
+#include <span>
+
+#include "blockdev/chain/layer_map.h"
 
 namespace tidepool::blockdev::chain {
 namespace {
@@ -152,6 +157,39 @@ TEST(ChainIndex, ALayersLastSlotAndTheNextOnesFirstStayApart) {
   std::size_t pieces = 0;
   full.for_range(0, 20, [&](const ChainPiece&) { return ++pieces, true; });
   EXPECT_EQ(pieces, 3u);
+}
+
+// The promise: in the index of a deep chain an extent costs 16 bytes of memory at most,
+// and as much again in the map of its own layer.
+TEST(ChainIndex, MemoryOfAnExtent) {
+  constexpr std::uint64_t promised_bytes = 16, layer_count = 1'000, each = 1'000;
+  std::vector<std::uint64_t> order(layer_count * each);
+  for (std::uint64_t i = 0; i < order.size(); ++i) order[i] = i * 2;
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(1));
+  ChainIndex index;
+  std::vector<std::vector<Extent>> layers(layer_count);
+  std::uint64_t own_bytes = 0;
+  for (std::uint64_t layer = 0; layer < layer_count; ++layer) {
+    const auto blocks = std::span(order).subspan(layer * each, each);
+    std::sort(blocks.begin(), blocks.end());
+    LayerMap map(each);
+    for (std::uint64_t i = 0; i < each; ++i) {
+      layers[layer].push_back({blocks[i], i, 1, false});
+      map.load(layers[layer].back());
+    }
+    map.loaded();
+    own_bytes += map.memory_bytes();
+    ASSERT_TRUE(index.add_layer(each));
+  }
+  index.build(layers);
+  ASSERT_EQ(index.extents(), order.size());
+  EXPECT_LE(index.memory_bytes(), promised_bytes * index.extents());
+  EXPECT_LE(own_bytes, promised_bytes * index.extents());
+  const auto per_extent = [&](std::uint64_t bytes) {
+    return static_cast<double>(bytes) / static_cast<double>(index.extents());
+  };
+  std::printf("%.1f bytes an extent in the index, %.1f in its layer's map\n",
+              per_extent(index.memory_bytes()), per_extent(own_bytes));
 }
 
 }  // namespace
