@@ -58,7 +58,7 @@ class Model {
       : random_(seed), top_(directory / "disk.layer"), most_layers_(layers), flat_(size) {
     const fs::path base = directory / "base.raw";
     const auto part = std::span(flat_).first(size / 2 / 512 * 512);
-    fill(part);
+    fill(random_, part);
     {
       auto store = must(local_files().create(base, part.size()), "base");
       must(must(SyncChannel::open(*store), "base")->write(0, part), "base");
@@ -71,7 +71,7 @@ class Model {
 
   void run(std::uint64_t ops, std::uint64_t corrupt_at) {
     for (std::uint64_t op = 1; op <= ops; ++op) {
-      step();
+      step(random_);
       if (random_.chance(ops_per_change)) change_layers();
       if (random_.chance(ops_per_life)) open();
       if (op == corrupt_at && !checkpoints_.empty())
@@ -89,8 +89,8 @@ class Model {
   const Tally& tally() const { return tally_; }
 
  private:
-  void fill(std::span<std::byte> data) {
-    judge::fill_random(random_, reinterpret_cast<unsigned char*>(data.data()), data.size());
+  static void fill(judge::Random& random, std::span<std::byte> data) {
+    judge::fill_random(random, reinterpret_cast<unsigned char*>(data.data()), data.size());
   }
 
   std::size_t layers() const { return checkpoints_.size() + 1; }
@@ -110,14 +110,14 @@ class Model {
   }
 
   // One request; offset and length of all kinds.
-  void step() {
+  void step(judge::Random& random) {
     const std::uint64_t size = flat_.size();
-    const std::uint64_t grain = std::array{1u, 512u, 4096u, 4096u}[random_.below(4)];
-    const std::uint64_t offset = random_.below(size / grain) * grain;
+    const std::uint64_t grain = std::array{1u, 512u, 4096u, 4096u}[random.below(4)];
+    const std::uint64_t offset = random.below(size / grain) * grain;
     const std::uint64_t length =
-        std::min(random_.size_up_to(random_.chance(8) ? 65'536 : 12'288), size - offset);
+        std::min(random.size_up_to(random.chance(8) ? 65'536 : 12'288), size - offset);
     const auto range = std::span(flat_).subspan(offset, length);
-    switch (random_.below(16)) {
+    switch (random.below(16)) {
       case 0:
       case 1:
         must(channel_->discard(offset, length), "discard");
@@ -136,8 +136,8 @@ class Model {
         must(channel_->read(offset, read_), "read");
         return expect(read_, range, offset, "the disk");
       default:
-        if (random_.chance(64)) return must(channel_->flush(), "flush");
-        fill(range);
+        if (random.chance(64)) return must(channel_->flush(), "flush");
+        fill(random, range);
         return must(channel_->write(offset, range), "write");
     }
   }
@@ -172,8 +172,10 @@ class Model {
       Progress progress;
       return delete_checkpoint(local_files(), *chain_, name, progress);
     });
+    // How many come meanwhile is not known; all else is the same for one seed.
+    judge::Random meanwhile(random_.next());
     do {
-      step();
+      step(meanwhile);
     } while (removal.wait_for(std::chrono::seconds(0)) != std::future_status::ready);
     must(removal.get(), "delete");
     checkpoints_.erase(checkpoints_.begin() + static_cast<std::ptrdiff_t>(place));
