@@ -98,7 +98,21 @@ void ExtentMap::insert(const Extent& extent) {
   }
 }
 
+// Behind all others, as a map is loaded: its last leaf is at hand.
+void ExtentMap::append(const Extent& extent) {
+  auto leaf = std::prev(leaves_.end());
+  Extent last = leaf->second.back().unpack();
+  if (joins(last, extent)) {
+    last.count += extent.count;
+    leaf->second.back() = PackedExtent::pack(last);
+  } else {
+    put(leaf, leaf->second.size(), PackedExtent::pack(extent));
+  }
+}
+
 void ExtentMap::insert_one(const Extent& extent) {
+  if (!leaves_.empty() && leaves_.rbegin()->second.back().end() <= extent.block)
+    return append(extent);
   Extent joined = extent;
   // Neighbours that join are taken out and the whole is put in: rare enough on
   // the hot path (appending joins only the left one, handled in place below).

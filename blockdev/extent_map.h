@@ -80,6 +80,7 @@ class ExtentMap {
   Leaves::iterator leaf_for(std::uint64_t block);
   Leaves::const_iterator leaf_for(std::uint64_t block) const;
   void insert_one(const Extent& extent);
+  void append(const Extent& extent);
   void put(Leaves::iterator leaf, std::size_t index, const PackedExtent& extent);
   void rekey(Leaves::iterator leaf);
   void shrink(Leaves::iterator leaf);

@@ -1,5 +1,7 @@
 #include "blockdev/sync_channel.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -18,21 +20,31 @@ struct SyncRequest : IoRequest {
 };
 
 constexpr std::size_t page = 4096;
+// From here on memory comes from the kernel, as zeros that cost nothing until they are touched.
+constexpr std::size_t large = std::size_t{1} << 20;
 constexpr unsigned few_entries = 16;  // one request at a time, however the store splits it
 
 }  // namespace
 
-SyncChannel::SyncChannel(BlockStore& store, std::unique_ptr<EventLoop> loop,
-                         std::unique_ptr<IoChannel> channel)
-    : store_(store), loop_(std::move(loop)), channel_(std::move(channel)) {}
+SyncChannel::SyncChannel(BlockStore& store, EventLoop& loop, std::unique_ptr<IoChannel> channel)
+    : store_(store), loop_(loop), channel_(std::move(channel)) {}
+
+Result<std::unique_ptr<EventLoop>> SyncChannel::make_loop() {
+  return EventLoop::create({.entries = few_entries, .any_thread = true, .may_block = true});
+}
+
+Result<std::unique_ptr<SyncChannel>> SyncChannel::open(BlockStore& store, EventLoop& loop) {
+  auto channel = store.open_channel(loop);
+  if (!channel) return std::unexpected(channel.error());
+  return std::unique_ptr<SyncChannel>(new SyncChannel(store, loop, std::move(*channel)));
+}
 
 Result<std::unique_ptr<SyncChannel>> SyncChannel::open(BlockStore& store) {
-  auto loop = EventLoop::create({.entries = few_entries, .any_thread = true, .may_block = true});
+  auto loop = make_loop();
   if (!loop) return std::unexpected(loop.error());
-  auto channel = store.open_channel(**loop);
-  if (!channel) return std::unexpected(channel.error());
-  return std::unique_ptr<SyncChannel>(
-      new SyncChannel(store, std::move(*loop), std::move(*channel)));
+  auto channel = open(store, **loop);
+  if (channel) (*channel)->own_loop_ = std::move(*loop);
+  return channel;
 }
 
 Result<> SyncChannel::run(IoRequest& prepared, const char* what) {
@@ -45,7 +57,7 @@ Result<> SyncChannel::run(IoRequest& prepared, const char* what) {
   };
   channel_->submit(request);
   while (!request.done) {
-    if (auto handled = loop_->poll(true); !handled) {
+    if (auto handled = loop_.poll(true); !handled) {
       // The request is in the kernel's hands, so its memory cannot be given up.
       log().critical("{}: {}", store_.name(), handled.error().message);
       std::abort();
@@ -93,15 +105,25 @@ Result<> SyncChannel::zero(std::uint64_t offset, std::uint64_t length) {
 
 AlignedBuffer::AlignedBuffer(std::size_t size) : size_(size) {
   const std::size_t rounded = round_up(size == 0 ? page : size, page);
-  void* const memory = std::aligned_alloc(page, rounded);
+  void* memory = nullptr;
+  if (rounded >= large) {
+    memory = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) memory = nullptr;
+  } else {
+    memory = std::aligned_alloc(page, rounded);
+    if (memory != nullptr) std::memset(memory, 0, rounded);
+  }
   if (memory == nullptr) {
     log().critical("out of memory: no buffer of {}", format_size(size));
     std::abort();
   }
-  std::memset(memory, 0, rounded);
-  data_.reset(static_cast<std::byte*>(memory));
+  data_ = std::unique_ptr<std::byte[], Free>(static_cast<std::byte*>(memory),
+                                             Free{rounded >= large ? rounded : 0});
 }
 
-void AlignedBuffer::Free::operator()(std::byte* data) const { std::free(data); }
+void AlignedBuffer::Free::operator()(std::byte* data) const {
+  if (mapped == 0) return std::free(data);
+  ::munmap(data, mapped);
+}
 
 }  // namespace tidepool::blockdev

@@ -1,6 +1,6 @@
 // Blocking calls over a channel, for tools, recovery and commit threads.
 //
-// Owns a loop and a channel on the store; usable by one thread at a time.
+// Owns a channel on the store, and mostly its loop; usable by one thread at a time.
 // Buffers follow the store's alignment rules; AlignedBuffer satisfies all.
 #pragma once
 
@@ -15,6 +15,10 @@ namespace tidepool::blockdev {
 class SyncChannel {
  public:
   static Result<std::unique_ptr<SyncChannel>> open(BlockStore& store);
+  // On a loop that make_loop() gave: many channels that are used one after the other share
+  // one. It outlives them.
+  static Result<std::unique_ptr<SyncChannel>> open(BlockStore& store, EventLoop& loop);
+  static Result<std::unique_ptr<EventLoop>> make_loop();
 
   Result<> read(std::uint64_t offset, std::span<std::byte> data);
   Result<> write(std::uint64_t offset, std::span<const std::byte> data);
@@ -23,12 +27,12 @@ class SyncChannel {
   Result<> zero(std::uint64_t offset, std::uint64_t length);
 
  private:
-  SyncChannel(BlockStore& store, std::unique_ptr<EventLoop> loop,
-              std::unique_ptr<IoChannel> channel);
+  SyncChannel(BlockStore& store, EventLoop& loop, std::unique_ptr<IoChannel> channel);
   Result<> run(IoRequest& request, const char* what);
 
   BlockStore& store_;
-  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<EventLoop> own_loop_;  // null where the caller's is used
+  EventLoop& loop_;
   std::unique_ptr<IoChannel> channel_;
 };
 
@@ -43,6 +47,7 @@ class AlignedBuffer {
 
  private:
   struct Free {
+    std::size_t mapped;  // bytes; 0: from the heap
     void operator()(std::byte* data) const;
   };
   std::unique_ptr<std::byte[], Free> data_;

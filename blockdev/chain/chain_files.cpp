@@ -87,12 +87,14 @@ Result<> check_layer(const fs::path& layer, const LayerHeader& child, const fs::
                                       to_text(wanted.uuid)));
   }
   if (found.state != LayerState::sealed) return not_the_parent(layer, path, "it is not sealed");
-  const bool merged_with_us = found.merge_with == child.uuid;
-  if (found.merge == MergeState::takes_child && !merged_with_us) {
+  // What the parent takes from this layer is what it holds since it goes down: an older
+  // copy of it would show through to newer blocks.
+  const bool takes_us = found.merge_with == child.uuid && child.merge == MergeState::goes_down;
+  if (found.merge == MergeState::takes_child && !takes_us) {
     return not_the_parent(layer, path,
-                          "another layer is being committed into it");
+                          "another layer, or this one as it was later, is being committed into it");
   }
-  const bool took_us = found.merge == MergeState::took_child && merged_with_us;
+  const bool took_us = found.merge == MergeState::took_child && takes_us;
   if (found.content != wanted.content + (took_us ? 1 : 0))
     return not_the_parent(layer, path, "its content was changed since");
   return {};
@@ -152,10 +154,10 @@ Result<LayerHeader> read_layer_header(FileSystem& files, const fs::path& path) {
 }
 
 Result<std::unique_ptr<LayerFile>> open_layer(FileSystem& files, const fs::path& path,
-                                              bool read_only) {
+                                              bool read_only, EventLoop* loop) {
   auto store = files.open(path, read_only);
   if (!store) return std::unexpected(store.error());
-  auto layer = LayerFile::open(std::move(*store));
+  auto layer = LayerFile::open(std::move(*store), loop);
   if (layer) (*layer)->set_name(path.native());
   return layer;
 }
@@ -219,9 +221,11 @@ Result<std::shared_ptr<Chain>> open_chain(FileSystem& files, const fs::path& top
   if (!options.read_only) {
     if (auto r = finish_checkpoint(files, top); !r) return std::unexpected(r.error());
   }
+  auto loop = SyncChannel::make_loop();
+  if (!loop) return std::unexpected(loop.error());
   fs::path path = top;
   for (bool read_only = options.read_only;; read_only = true) {
-    auto layer = open_layer(files, path, read_only);
+    auto layer = open_layer(files, path, read_only, loop->get());
     if (!layer && layers.empty()) return std::unexpected(layer.error());
     if (!layer) return std::unexpected(missing_parent(layers.back()->name(), path, layer.error()));
     const LayerHeader& header = (*layer)->header();

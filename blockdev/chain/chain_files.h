@@ -32,8 +32,9 @@ Result<std::unique_ptr<LayerFile>> write_layer(FileSystem& files, const std::fil
 
 // Only the header of `path`, without a lock; for tools.
 Result<LayerHeader> read_layer_header(FileSystem& files, const std::filesystem::path& path);
+// `loop`: as LayerFile::open has it.
 Result<std::unique_ptr<LayerFile>> open_layer(FileSystem& files, const std::filesystem::path& path,
-                                              bool read_only);
+                                              bool read_only, EventLoop* loop = nullptr);
 
 // Where the parent of the layer at `layer` is, not for a URI; and how a layer at `layer` names it:
 // relative where that is within its directory, so that both can be moved together.

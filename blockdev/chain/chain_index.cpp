@@ -1,5 +1,6 @@
 #include "blockdev/chain/chain_index.h"
 
+#include <array>
 #include <queue>
 
 namespace tidepool::blockdev::chain {
@@ -7,10 +8,11 @@ namespace tidepool::blockdev::chain {
 Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
   std::uint64_t base = by_base_.empty() ? 0 : ends_[by_base_.back()];
   auto place = by_base_.end();
-  if (slots > PackedExtent::block_limit - base) {  // only between others, then
+  // Beyond what can be numbered: only between others, then.
+  if (base > PackedExtent::block_limit || slots > PackedExtent::block_limit - base) {
     base = 0;
     for (place = by_base_.begin(); place != by_base_.end(); ++place) {
-      if (bases_[*place] - base >= slots) break;
+      if (bases_[*place] - base > slots) break;
       base = ends_[*place];
     }
     if (place == by_base_.end()) {
@@ -20,7 +22,7 @@ Result<std::uint32_t> ChainIndex::add_layer(std::uint64_t slots) {
   }
   const std::uint32_t number = layers();
   bases_.push_back(base);
-  ends_.push_back(base + slots);
+  ends_.push_back(base + slots + gap);
   by_base_.insert(place, number);
   return number;
 }
@@ -55,21 +57,60 @@ struct LowerLayer {
   bool operator()(const Source& a, const Source& b) const { return a.layer < b.layer; }
 };
 
+// The same in 16 bytes, to be sorted: by block and layer, as one number.
+constexpr unsigned layer_bits = 24, count_bits = 15;
+constexpr std::uint64_t layer_mask = (std::uint64_t{1} << layer_bits) - 1;
+constexpr std::uint64_t count_mask = (std::uint64_t{1} << count_bits) - 1;
+static_assert(PackedExtent::block_limit <= std::uint64_t{1} << (64 - layer_bits));
+static_assert(PackedExtent::count_limit == count_mask + 1);
+
+struct SortedSource {
+  std::uint64_t place = 0;  // block, layer
+  std::uint64_t what = 0;   // physical, zero, count - 1
+
+  static SortedSource pack(const Extent& e, std::uint64_t physical, std::uint32_t layer) {
+    return {e.block << layer_bits | layer,
+            physical << (count_bits + 1) | std::uint64_t{e.unwritten} << count_bits | (e.count - 1)};
+  }
+  std::uint64_t block() const { return place >> layer_bits; }
+  std::uint32_t layer() const { return static_cast<std::uint32_t>(place & layer_mask); }
+  Source unpack() const {
+    return {block(), block() + (what & count_mask) + 1, what >> (count_bits + 1), layer(),
+            (what >> count_bits & 1) != 0};
+  }
+};
+
+// By block, digit by digit from the lowest: those of one block stay in order.
+void sort_by_block(std::vector<SortedSource>& sources, std::uint64_t highest) {
+  constexpr unsigned digit_bits = 11;
+  constexpr std::uint64_t digits = std::uint64_t{1} << digit_bits;
+  std::vector<SortedSource> sorted(sources.size());
+  for (unsigned shift = layer_bits; shift < 64 && highest >> shift != 0; shift += digit_bits) {
+    std::array<std::size_t, digits> places{};
+    for (const SortedSource& s : sources) ++places[s.place >> shift & (digits - 1)];
+    std::size_t place = 0;
+    for (auto& p : places) place += std::exchange(p, place);
+    for (const SortedSource& s : sources) sorted[places[s.place >> shift & (digits - 1)]++] = s;
+    sources.swap(sorted);
+  }
+}
+
 }  // namespace
 
 void ChainIndex::build(std::span<const std::vector<Extent>> extents) {
-  std::vector<Source> sources;
+  std::vector<SortedSource> sources;
   std::size_t total = 0;
   for (const auto& layer : extents) total += layer.size();
   sources.reserve(total);
+  std::uint64_t highest = 0;
   for (std::uint32_t layer = 0; layer < extents.size(); ++layer) {
     for (const Extent& e : extents[layer]) {
-      sources.push_back({e.block, e.end(), e.unwritten ? e.block : bases_[layer] + e.physical,
-                         layer, e.unwritten});
+      const std::uint64_t physical = e.unwritten ? e.block : bases_[layer] + e.physical;
+      sources.push_back(SortedSource::pack(e, physical, layer));
     }
+    if (!extents[layer].empty()) highest = std::max(highest, sources.back().place);
   }
-  std::sort(sources.begin(), sources.end(),
-            [](const Source& a, const Source& b) { return a.block < b.block; });
+  sort_by_block(sources, highest);
   // A sweep over the blocks: of all sources that reach `at`, the highest layer's shows.
   std::priority_queue<Source, std::vector<Source>, LowerLayer> reaching;
   std::uint64_t at = 0;
@@ -81,19 +122,19 @@ void ChainIndex::build(std::span<const std::vector<Extent>> extents) {
     if (!reaching.empty() && reaching.top().end <= at) {
       reaching.pop();
     } else if (reaching.empty()) {
-      at = std::max(at, next->block);
-      reaching.push(*next++);
+      at = std::max(at, next->block());
+      reaching.push((next++)->unpack());
     } else if (const Source top = reaching.top();
-               next == sources.end() || next->block >= top.end) {
+               next == sources.end() || next->block() >= top.end) {
       emit(top, top.end);
       at = top.end;
       reaching.pop();
     } else {
-      if (next->layer > top.layer) {
-        emit(top, next->block);
-        at = std::max(at, next->block);
+      if (next->layer() > top.layer) {
+        emit(top, next->block());
+        at = std::max(at, next->block());
       }
-      reaching.push(*next++);
+      reaching.push((next++)->unpack());
     }
   }
 }

@@ -33,7 +33,9 @@ class ChainIndex {
   // beyond what 40 bits of slots can number.
   Result<std::uint32_t> add_layer(std::uint64_t slots);
   // The layer will use no slot from here on: the rest is another layer's.
-  void trim(std::uint32_t layer, std::uint64_t slots) { ends_[layer] = bases_[layer] + slots; }
+  void trim(std::uint32_t layer, std::uint64_t slots) {
+    ends_[layer] = bases_[layer] + slots + gap;
+  }
   // Nothing in the index is the layer's any more: nor is its number.
   void drop_layer(std::uint32_t layer);
   std::uint32_t layers() const { return static_cast<std::uint32_t>(bases_.size()); }
@@ -70,11 +72,15 @@ class ChainIndex {
   }
 
  private:
+  // Between two layers in the common numbering, so that no extent joins the last slot of
+  // one with the first of the other.
+  static constexpr std::uint64_t gap = 1;
+
   ChainPiece piece_of(const Extent& e) const;
   void put(std::uint64_t block, std::uint64_t physical, std::uint64_t count, bool zero);
 
   ExtentMap map_;                     // physical: in the common numbering; unwritten: zeros
-  // By number: the layer's slots in the common numbering, [base, end).
+  // By number: the layer's slots in the common numbering, [base, end), gap included.
   std::vector<std::uint64_t> bases_, ends_;
   std::vector<std::uint32_t> by_base_;  // numbers in the order of their bases
 };

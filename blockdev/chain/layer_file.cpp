@@ -91,8 +91,9 @@ Result<std::unique_ptr<LayerFile>> LayerFile::create(std::shared_ptr<BlockStore>
   return layer;
 }
 
-Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> store) {
-  auto channel = SyncChannel::open(*store);
+Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> store,
+                                                   EventLoop* loop) {
+  auto channel = loop ? SyncChannel::open(*store, *loop) : SyncChannel::open(*store);
   if (!channel) return std::unexpected(channel.error());
   const std::string& name = store->name();
   const std::uint64_t size = store->geometry().size;
@@ -112,7 +113,10 @@ Result<std::unique_ptr<LayerFile>> LayerFile::open(std::shared_ptr<BlockStore> s
   auto read = layer->read_index();
   if (read && layer->header_.journal_lives()) read = layer->replay_journal();
   if (!read) return std::unexpected(layer->named(read.error()));
-  if (!layer->header_.journal_lives()) layer->disconnect();
+  if (loop || !layer->header_.journal_lives()) layer->disconnect();
+  if (layer->header_.journal_lives()) {
+    if (auto r = layer->connect(*layer->store_); !r) return std::unexpected(r.error());
+  }
   return layer;
 }
 
@@ -138,7 +142,7 @@ Result<> LayerFile::read_index() {
     }
   }
   if (!header_.journal_lives()) {
-    map_.loaded();
+    map_.loaded_to_read();
     return {};
   }
   // What is rewritten in place later must be known in full.
@@ -183,14 +187,25 @@ void LayerFile::install(const std::vector<NumberedSector>& sectors) {
 Result<> LayerFile::replay_journal() {
   const Area area = header_.journal();
   AlignedBuffer journal(area.length);
-  if (auto r = channel_->read(area.offset, journal.span()); !r) return r;
+  std::uint64_t written = 0;  // bytes; behind them is a hole
+  Result<> read;
+  auto located = store_->locate(area.offset, area.length, [&](const Range& range) {
+    if (range.kind != RangeKind::data) return true;
+    const std::uint64_t at = range.offset - area.offset;
+    written = at + range.length;
+    read = channel_->read(range.offset, journal.span().subspan(at, range.length));
+    return read.has_value();
+  });
+  if (located) located = read;
+  if (!located) return located;
   std::vector<std::byte> records;
   for (;;) {
     const auto rest = std::span<const std::byte>(journal.span()).subspan(journal_at_);
     auto size = rest.empty() ? 0 : decode_batch(rest, header_.salt(), next_batch_, records);
     if (!size) return std::unexpected(size.error());
     if (*size == 0) {
-      if (!rest.empty() && holds_later_batch(rest, header_.salt(), next_batch_)) {
+      const auto unread = rest.first(written - std::min(written, journal_at_));
+      if (holds_later_batch(unread, header_.salt(), next_batch_)) {
         return fail(ErrorKind::corrupt, "journal: batch {} at byte {} is missing, later ones are there",
                     next_batch_, journal_at_);
       }
@@ -302,6 +317,7 @@ Result<> LayerFile::begin_merge(std::mutex& chain_lock, std::shared_ptr<BlockSto
   {
     const std::lock_guard lock(chain_lock);
     install(*sectors);
+    map_.loaded();  // until now nobody asked which slots are free
   }
   LayerHeader next = header_;
   next.merge = state;

@@ -40,7 +40,9 @@ class LayerFile {
   static Result<std::unique_ptr<LayerFile>> create(std::shared_ptr<BlockStore> store,
                                                    LayerHeader header);
   // Reads the header and the map; an active layer's journal is replayed. Writes nothing.
-  static Result<std::unique_ptr<LayerFile>> open(std::shared_ptr<BlockStore> store);
+  // `loop`: to read by (SyncChannel::make_loop); null: the layer makes one for itself.
+  static Result<std::unique_ptr<LayerFile>> open(std::shared_ptr<BlockStore> store,
+                                                 EventLoop* loop = nullptr);
 
   const LayerHeader& header() const { return header_; }
   LayerHeader header_now() const {  // a copy, while a commit may change it

@@ -92,7 +92,7 @@ void LayerMap::loaded() {
   std::sort(used.begin(), used.end(),
             [](const SlotRun& a, const SlotRun& b) { return a.slot < b.slot; });
   free_ = {};
-  high_water_ = 0;
+  high_water_ = unlisted_free_ = 0;
   for (const SlotRun& run : used) {
     if (run.slot > high_water_) {
       const std::uint64_t begin = high_water_;
@@ -106,6 +106,18 @@ void LayerMap::loaded() {
     }
     high_water_ = std::max(high_water_, run.slot + run.count);
   }
+}
+
+void LayerMap::loaded_to_read() {
+  std::uint64_t used = 0;
+  high_water_ = 0;
+  extents_.for_range(0, PackedExtent::block_limit, [&](const Extent& e) {
+    if (e.unwritten) return true;
+    used += e.count;
+    high_water_ = std::max(high_water_, e.physical + e.count);
+    return true;
+  });
+  unlisted_free_ = high_water_ - used;
 }
 
 // --- changing ---

@@ -70,6 +70,8 @@ class LayerMap {
   void replay(const LayerRecord& record);
   // After the last load or replay: every slot that no extent holds is free.
   void loaded();
+  // The same for a layer that is only read: how many slots are free, not which.
+  void loaded_to_read();
 
   // --- changes (an active layer) ---
 
@@ -107,7 +109,7 @@ class LayerMap {
   HashTable& hashes() { return hashes_; }
   const HashTable& hashes() const { return hashes_; }
   std::uint64_t slots() const { return slots_; }
-  std::uint64_t slots_used() const { return high_water_ - free_.size() - to_punch_blocks_; }
+  std::uint64_t slots_used() const { return high_water_ - free_.size() - unlisted_free_ - to_punch_blocks_; }
   std::uint64_t high_water() const { return high_water_; }  // slots below it were in use
   std::uint64_t memory_bytes() const;
 
@@ -121,6 +123,7 @@ class LayerMap {
   SlotBitmap free_;    // below high_water_
   HashTable hashes_;
   std::uint64_t high_water_ = 0;
+  std::uint64_t unlisted_free_ = 0;  // of a layer that is only read
   std::uint64_t cursor_ = 0;  // where the search for free slots goes on
   std::vector<SlotRun> freed_, committing_;
   std::vector<SlotRun> to_punch_;

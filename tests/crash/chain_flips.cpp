@@ -5,14 +5,18 @@
 // A chain of two sealed layers and an active one, whose journal follows an index,
 // is damaged in one place at a time: single bits, two blocks exchanged, a block
 // lost or replaced by an older one of the same place, the end cut off. Then every
-// block of the disk is read. --no-verify takes the check of the hashes away;
-// --expect-red then asks for wrong bytes.
+// block of the disk is read. Whatever is refused must name the layer's file, and of a
+// block of the disk its offset there, too. --no-verify takes the check of the hashes
+// away; --expect-red then asks for wrong bytes.
+#include <spdlog/sinks/ostream_sink.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <sstream>
 #include <string>
 #include <string_view>
 
@@ -75,8 +79,14 @@ Subject make_subject(std::uint64_t seed) {
   return subject;
 }
 
+struct Damage {
+  std::string what;
+  std::uint64_t at = 0;  // byte of the file
+  bool one_place = true;
+};
+
 // Damages one layer; says how.
-std::string damage(const Subject& subject, std::size_t layer, SparseImage& image,
+Damage damage(const Subject& subject, std::size_t layer, SparseImage& image,
                    std::mt19937_64& random) {
   const auto& used = subject.used[layer];
   const std::uint64_t at = used[random() % used.size()];
@@ -89,15 +99,15 @@ std::string damage(const Subject& subject, std::size_t layer, SparseImage& image
       image.read(other, two);
       image.write(at, two);
       image.write(other, one);
-      return "exchanged with " + std::to_string(other) + where;
+      return {"exchanged with " + std::to_string(other) + where, at, false};
     }
     case 1:
       image.clear(at, block_bytes);
-      return "lost" + where;
+      return {"lost" + where, at};
     case 2:
       subject.older[layer].read(at, two);
       image.write(at, two);
-      return "stale" + where;
+      return {"stale" + where, at};
     case 3: {
       SparseImage shorter(std::max<std::uint64_t>(at, 512));
       for (std::uint64_t from : used) {
@@ -106,37 +116,53 @@ std::string damage(const Subject& subject, std::size_t layer, SparseImage& image
         shorter.write(from, two);
       }
       image = std::move(shorter);
-      return "cut off" + where;
+      return {"cut off" + where, at, false};
     }
     default: {
       const std::uint64_t bit = random() % (block_bytes * 8);
       one[bit / 8] ^= std::byte{1} << (bit % 8);
       image.write(at, one);
-      return "bit " + std::to_string(bit) + where;
+      return {"bit " + std::to_string(bit) + where, at};
     }
   }
 }
 
 struct Count {
-  std::uint64_t refused = 0, errors = 0, unharmed = 0, wrong = 0;
+  std::uint64_t refused = 0, errors = 0, unharmed = 0, wrong = 0, unnamed = 0;
 };
+
+std::string name_of(std::size_t layer) { return "layer-" + std::to_string(layer); }
+
+// What is logged while a block is read says why it cannot be.
+std::ostringstream said;
+
+void expect_words(std::uint64_t seed, const std::string& what, const std::string& text,
+                  const std::string& words, Count& count) {
+  if (text.find(words) != std::string::npos) return;
+  std::printf("seed %llu, %s: not told where, but: %s\n", static_cast<unsigned long long>(seed),
+              what.c_str(), text.c_str());
+  ++count.unnamed;
+}
 
 void judge(const Subject& subject, std::uint64_t seed, bool verify, Count& count) {
   std::mt19937_64 random(seed);
   const std::size_t layer = random() % subject.images.size();
   SparseImage image = subject.images[layer];
-  const std::string what = damage(subject, layer, image, random);
+  const auto [what, at, one_place] = damage(subject, layer, image, random);
   ChainDisk disk;
-  for (std::size_t i = 0; i < subject.images.size(); ++i)
-    disk.stores.push_back(SimulatedStore::open(i == layer ? image : subject.images[i]));
+  for (std::size_t i = 0; i < subject.images.size(); ++i) {
+    disk.stores.push_back(
+        SimulatedStore::open(i == layer ? image : subject.images[i], {.name = name_of(i)}));
+  }
   auto chain = disk.open({.read_only = true, .verify = verify});
   if (!chain) {
     ++count.refused;
-    return;
+    return expect_words(seed, what, chain.error().message, "'" + name_of(layer) + "'", count);
   }
   auto channel = SyncChannel::open(**chain);
   std::vector<std::byte> read(block_bytes);
   bool error = false;
+  said.str({});
   for (std::uint64_t block = 0; block < blocks; ++block) {
     if (!(*channel)->read(block * block_bytes, read)) {
       error = true;
@@ -149,6 +175,11 @@ void judge(const Subject& subject, std::uint64_t seed, bool verify, Count& count
     }
   }
   ++(error ? count.errors : count.unharmed);
+  if (!error) return;
+  std::string words = "layer '" + name_of(layer) + "'";
+  if (one_place && at >= (*chain)->layer(static_cast<std::uint32_t>(layer)).data_offset(0))
+    words += ", offset " + std::to_string(at) + ": block ";
+  expect_words(seed, what, said.str(), words, count);
 }
 
 int run(int argc, char** argv) {
@@ -169,19 +200,20 @@ int run(int argc, char** argv) {
       return 2;
     }
   }
-  log().set_level(spdlog::level::off);  // errors are what is wanted here
+  log().sinks() = {std::make_shared<spdlog::sinks::ostream_sink_mt>(said)};
   const Subject subject = make_subject(seed);
   Count count;
-  for (std::uint64_t i = 0; i < flips && count.wrong < 5; ++i)
+  for (std::uint64_t i = 0; i < flips && count.wrong + count.unnamed < 5; ++i)
     judge(subject, seed + i, verify, count);
   std::printf("%llu damages from seed %llu: %llu not opened, %llu read errors, %llu without harm, "
-              "%llu with wrong bytes\n",
+              "%llu with wrong bytes, %llu without a name\n",
               static_cast<unsigned long long>(flips), static_cast<unsigned long long>(seed),
               static_cast<unsigned long long>(count.refused),
               static_cast<unsigned long long>(count.errors),
               static_cast<unsigned long long>(count.unharmed),
-              static_cast<unsigned long long>(count.wrong));
-  return (count.wrong > 0) == expect_red ? 0 : 1;
+              static_cast<unsigned long long>(count.wrong),
+              static_cast<unsigned long long>(count.unnamed));
+  return count.unnamed == 0 && (count.wrong > 0) == expect_red ? 0 : 1;
 }
 
 }  // namespace

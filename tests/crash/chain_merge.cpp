@@ -11,6 +11,7 @@
 // short is given again, and everything is checked once more, every block's hash too.
 //
 // --sabotage takes one protection away, --expect-red then asks for failures.
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -61,7 +62,9 @@ struct Point {
   std::array<std::vector<std::uint64_t>, blocks> since;  // versions since the last flush
   std::map<std::string, Contents> checkpoints;
   std::set<std::string> uncertain;    // may be there or not
-  enum class Cut { none, commit, deletion } cut = Cut::none;
+  enum class Cut { none, checkpoint, commit, deletion } cut = Cut::none;
+  static constexpr std::size_t cuts = 4;
+  std::array<std::uint64_t, cuts> points{};  // how often the power went meanwhile
   std::string cut_name;
 
   bool fails(const std::string& what) {
@@ -114,8 +117,10 @@ Result<> Point::change_layers(FileSystem& files, Chain& chain) {
     const std::string name = "c" + std::to_string(names++);
     checkpoints[name] = {now};
     uncertain.insert(name);
+    cut = Cut::checkpoint;
     auto done = take_checkpoint(files, chain, "top", name, "top." + name);
     if (done) {
+      cut = Cut::none;
       uncertain.erase(name);
       flushed();
     }
@@ -172,6 +177,7 @@ void Point::live(SimulatedFiles& files) {
       }
     }
   }
+  if (files.power().off()) ++points[static_cast<std::size_t>(cut)];
 }
 
 bool Point::holds(Chain& chain, const Content& wanted, std::uint64_t& bad) {
@@ -302,22 +308,31 @@ int run(int argc, char** argv) {
     }
   }
   log().set_level(spdlog::level::off);  // that the power went is known here
-  std::uint64_t failed = 0, tried = 0, commits = 0, deletions = 0;
+  std::uint64_t failed = 0, tried = 0;
+  std::array<std::uint64_t, Point::cuts> cut{};
   for (; tried < points && failed < (expect_red ? 1 : 5); ++tried) {
     Point point{seed + tried, sabotage, skip_directory_sync, {}};
     const bool good = point.run();
-    commits += point.cut == Point::Cut::commit;
-    deletions += point.cut == Point::Cut::deletion;
+    for (std::size_t i = 0; i < cut.size(); ++i) cut[i] += point.points[i];
     if (good) continue;
     ++failed;
     std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed + tried),
                 point.trouble.c_str());
   }
-  std::printf("%llu crash points from seed %llu (the last one %llu times in a commit, %llu times "
-              "in a deletion), %llu failed\n",
-              static_cast<unsigned long long>(2 * tried), static_cast<unsigned long long>(seed),
-              static_cast<unsigned long long>(commits), static_cast<unsigned long long>(deletions),
+  const auto count = [&](Point::Cut what) {
+    return static_cast<unsigned long long>(cut[static_cast<std::size_t>(what)]);
+  };
+  std::printf("%llu crash points from seed %llu (%llu while writing, %llu in a checkpoint, %llu in a "
+              "commit, %llu in a deletion), %llu failed\n",
+              count(Point::Cut::none) + count(Point::Cut::checkpoint) + count(Point::Cut::commit) +
+                  count(Point::Cut::deletion),
+              static_cast<unsigned long long>(seed), count(Point::Cut::none),
+              count(Point::Cut::checkpoint), count(Point::Cut::commit), count(Point::Cut::deletion),
               static_cast<unsigned long long>(failed));
+  if (!expect_red && points >= 500 && std::ranges::min(cut) == 0) {
+    std::printf("FAILED: one of them was never cut short\n");
+    return 1;
+  }
   return (failed > 0) == expect_red ? 0 : 1;
 }
 

@@ -2,6 +2,9 @@
 # Commits and deletions: of a chain at rest and of one that is being served, under
 # fio's verification, and killed with -9 in the middle and given again. The judges are
 # flat copies.
+#
+# ROUNDS is how often a server is killed, in commits and deletions by turns; with
+# VERB=commit only in commits, and only those rounds count that cut one short.
 set -euo pipefail
 source "$(dirname "$0")/../lib/harness.sh"
 
@@ -156,32 +159,54 @@ wait_until 10 back || fail "$(allocated "$top") bytes of $before are still taken
 nbdcopy "$uri" "$work/flat"
 stop
 
-say "kill -9 in commits and deletions, $rounds times"
-cut=0
-for ((round = 1; round <= rounds; round++)); do
+verb=${VERB:-both}
+say "kill -9 in ${verb/both/commits and deletions}, $rounds times"
+cut=0 tried=0
+begun() { [[ -e $top.new || -e $top.commit ]]; }  # a commit, and not ended
+# round NAME VERB: a checkpoint NAME, changes, and a command that is killed with its server.
+round() {
+  local name=$1 command asked
   start
-  change "$((100 + round))" "$work/flat" 150
-  "$cowchain" checkpoint "$top" "k$round"
+  change "$((100 + tried))" "$work/flat" 150
+  "$cowchain" checkpoint "$top" "$name"
   cp --sparse=always "$work/flat" "$work/flat.k"
-  change "$((500 + round))" "$work/flat" 400
-  if ((round % 2)); then verb=(commit "$top"); else verb=(delete "$top" "k$round"); fi
-  "$cowchain" "${verb[@]}" 2>"$work/verb.log" &
+  change "$((5000 + tried))" "$work/flat" 400
+  if [[ $2 == commit ]]; then command=(commit "$top"); else command=(delete "$top" "$name"); fi
+  "$cowchain" "${command[@]}" 2>"$work/verb.log" &
   asked=$!
-  sleep "0.0$((RANDOM % 8))$((RANDOM % 10))"
+  if [[ $verb == commit ]]; then
+    until begun || ! kill -0 "$asked" 2>/dev/null; do sleep 0.001; done
+    sleep "0.0$((RANDOM % 4))$((RANDOM % 10))"
+  else
+    sleep "0.0$((RANDOM % 8))$((RANDOM % 10))"
+  fi
   stop -9
-  if ! wait "$asked"; then cut=$((cut + 1)); fi
-  same "$top" "$work/flat"
-  if ! "$cowchain" "${verb[@]}" 2>"$work/again.log"; then
-    grep -q "no checkpoint" "$work/again.log" || fail "round $round, again: $(cat "$work/again.log")"
+  if ! wait "$asked"; then
+    if [[ $verb == both ]] || begun; then cut=$((cut + 1)); fi
   fi
   same "$top" "$work/flat"
-  if ((round % 2)); then
-    same "$top.k$round" "$work/flat"
-    "$cowchain" delete "$top" "k$round"
+  if ! "$cowchain" "${command[@]}" 2>"$work/again.log"; then
+    grep -q "no checkpoint" "$work/again.log" || fail "round $tried, again: $(cat "$work/again.log")"
   fi
-  [[ ! -e $top.k$round && ! -e $top.commit ]] || fail "round $round leaves a file"
-  "$cowchain" verify "$top" >"$work/verify" || fail "round $round: $(cat "$work/verify")"
-done
-say "$cut of $rounds were cut short"
+  same "$top" "$work/flat"
+  if [[ $2 == commit ]]; then
+    same "$top.$name" "$work/flat"
+    "$cowchain" delete "$top" "$name"
+  fi
+  [[ ! -e $top.$name && ! -e $top.commit ]] || fail "round $tried leaves a file"
+  "$cowchain" verify "$top" >"$work/verify" || fail "round $tried: $(cat "$work/verify")"
+}
+if [[ $verb == commit ]]; then
+  while [[ $cut -lt $rounds ]]; do
+    [[ $((tried++)) -lt $((5 * rounds)) ]] || fail "only $cut of $tried commits were cut short"
+    round "k$tried" commit
+  done
+else
+  while [[ $((tried++)) -lt $rounds ]]; do
+    if ((tried % 2)); then round "k$tried" commit; else round "k$tried" delete; fi
+  done
+  tried=$rounds
+fi
+say "$cut of $tried were cut short"
 [[ $cut -ge $((rounds / 5)) ]] || fail "too few were cut short to show anything"
 finish
