@@ -197,24 +197,41 @@ void ExtentMap::remove(std::uint64_t begin, std::uint64_t end,
   if (tail) insert_one(*tail);
 }
 
-// Where the range is just one extent's, which stays apart from its neighbours, it only
-// changes its place: what most random overwrites come to.
-bool ExtentMap::replace_one(const Extent& extent, Extent& before) {
+// What most random writes come to, at the cost of one search: the range is unmapped, or in one
+// extent, and all of its neighbours are in the same leaf and stay apart from it. False:
+// nothing was done.
+bool ExtentMap::replace_in_leaf(const Extent& extent, std::optional<Extent>& before) {
   if (leaves_.empty()) return false;
-  Leaf& extents = leaf_for(extent.block)->second;
+  const auto leaf = leaf_for(extent.block);
+  Leaf& extents = leaf->second;
   const std::size_t index = first_ending_after(extents, extent.block);
-  // The ends of a leaf have neighbours elsewhere.
-  if (index == 0 || index + 1 >= extents.size()) return false;
-  before = extents[index].unpack();
-  if (before.block != extent.block || before.count != extent.count ||
-      joins(extents[index - 1].unpack(), extent) || joins(extent, extents[index + 1].unpack()))
-    return false;
-  extents[index] = PackedExtent::pack(extent);
+  if (index == 0 || index + 1 >= extents.size() || extents.size() + 2 > leaf_limit) return false;
+  const Extent there = extents[index].unpack();
+  if (joins(extents[index - 1].unpack(), extent)) return false;
+  if (there.block >= extent.end()) {
+    if (joins(extent, there)) return false;
+    put(leaf, index, PackedExtent::pack(extent));
+    return true;
+  }
+  if (there.block > extent.block || there.end() < extent.end()) return false;
+  const auto skipped = static_cast<std::uint32_t>(extent.block - there.block);
+  const Extent head{there.block, there.physical, skipped, there.unwritten};
+  const Extent tail{extent.end(), there.physical + skipped + extent.count,
+                    static_cast<std::uint32_t>(there.end() - extent.end()), there.unwritten};
+  const Extent next = tail.count > 0 ? tail : extents[index + 1].unpack();
+  if ((head.count > 0 && joins(head, extent)) || joins(extent, next)) return false;
+  before = {extent.block, there.physical + skipped, extent.count, there.unwritten};
+  extents[index] = PackedExtent::pack(tail.count > 0 ? tail : extent);
+  if (tail.count > 0) put(leaf, index, PackedExtent::pack(extent));
+  if (head.count > 0) put(leaf, index, PackedExtent::pack(head));
   return true;
 }
 
 void ExtentMap::replace(const Extent& extent, const std::function<void(const Extent&)>& sink) {
-  if (Extent before; replace_one(extent, before)) return sink(before);
+  if (std::optional<Extent> before; replace_in_leaf(extent, before)) {
+    if (before) sink(*before);
+    return;
+  }
   remove(extent.block, extent.end(), sink);
   insert(extent);
 }

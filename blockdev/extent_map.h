@@ -75,7 +75,7 @@ class ExtentMap {
   using Leaves = std::map<std::uint64_t, Leaf>;  // key: first block of the leaf; never empty
 
   // Index of the first extent in the leaf that ends after `block`.
-  bool replace_one(const Extent& extent, Extent& before);
+  bool replace_in_leaf(const Extent& extent, std::optional<Extent>& before);
   static std::size_t first_ending_after(const Leaf& leaf, std::uint64_t block);
   Leaves::iterator leaf_for(std::uint64_t block);
   Leaves::const_iterator leaf_for(std::uint64_t block) const;
