@@ -10,11 +10,11 @@
 #include <cstdio>
 #include <optional>
 
+#include "base/background.h"
 #include "base/log.h"
 #include "base/size_text.h"
 #include "base/text_table.h"
 #include "blockdev/attach/attachment.h"
-#include "blockdev/attach/background.h"
 
 namespace tidepool::tools {
 namespace {

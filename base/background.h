@@ -13,7 +13,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 
-namespace tidepool::blockdev::attach {
+namespace tidepool {
 
 class Background {
  public:
@@ -33,4 +33,4 @@ class Background {
   UniqueFd pipe_;
 };
 
-}  // namespace tidepool::blockdev::attach
+}  // namespace tidepool

@@ -1,4 +1,4 @@
-#include "blockdev/attach/background.h"
+#include "base/background.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-namespace tidepool::blockdev::attach {
+namespace tidepool {
 
 namespace {
 
@@ -17,8 +17,10 @@ namespace {
   std::string news;
   std::array<char, 4096> buffer;
   for (ssize_t got; (got = ::read(pipe.get(), buffer.data(), buffer.size())) != 0;) {
-    if (got > 0) news.append(buffer.data(), static_cast<std::size_t>(got));
-    else if (errno != EINTR) break;
+    if (got > 0)
+      news.append(buffer.data(), static_cast<std::size_t>(got));
+    else if (errno != EINTR)
+      break;
   }
   const bool is_ready = news.starts_with('+');
   if (news.empty()) news = "-ended without a word\n";
@@ -47,8 +49,7 @@ Result<Background> Background::start() {
 Result<> Background::ready(const std::string& answer, const std::filesystem::path& log) {
   const UniqueFd file(::open(log.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600));
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  if (!file || !null || ::chdir("/") != 0)
-    return fail_errno(errno, "cannot go to the background");
+  if (!file || !null || ::chdir("/") != 0) return fail_errno(errno, "cannot go to the background");
   ::dup2(null.get(), STDIN_FILENO);
   ::dup2(null.get(), STDOUT_FILENO);
   ::dup2(file.get(), STDERR_FILENO);
@@ -64,4 +65,4 @@ void Background::tell(char kind, const std::string& text) {
   pipe_.reset();
 }
 
-}  // namespace tidepool::blockdev::attach
+}  // namespace tidepool

@@ -1,0 +1,27 @@
+// Where reservations that persist through power loss are kept: a file beside the disk.
+//
+// A seam: tests and stores on a NAS have their own.
+// Limit: saving blocks the caller until it is stable; it is as rare as registrations are.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "scsi/persistent_reservations.h"
+
+namespace tidepool::scsi {
+
+class ReservationStorage {
+ public:
+  virtual ~ReservationStorage() = default;
+  // Nothing stored: the state of a new logical unit.
+  virtual Result<ReservationState> load() = 0;
+  // Stable when it returns. A state that does not persist removes what is stored.
+  virtual Result<> save(const ReservationState& state) = 0;
+};
+
+// path: of the disk.
+std::unique_ptr<ReservationStorage> reservation_file_of(const std::string& path);
+
+}  // namespace tidepool::scsi

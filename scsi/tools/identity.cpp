@@ -1,0 +1,51 @@
+#include "scsi/tools/identity.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/byte_order.h"
+
+namespace tidepool::scsi::tools {
+
+namespace {
+
+constexpr std::size_t longest_name = 223;  // RFC 7143 4.2.7.1
+constexpr std::size_t longest_suffix = 64;
+
+bool allowed(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == ':';
+}
+
+}  // namespace
+
+std::string default_target_name(const std::string& disk) {
+  std::string suffix;
+  for (char c : std::filesystem::path(disk).filename().string()) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + ('a' - 'A'));
+    suffix += allowed(c) && c != ':' ? c : '-';
+  }
+  return "iqn.2026-11.tidepool:" + suffix.substr(0, longest_suffix);
+}
+
+Result<> check_target_name(const std::string& name) {
+  if ((name.starts_with("iqn.") || name.starts_with("eui.") || name.starts_with("naa.")) &&
+      name.size() <= longest_name && std::ranges::all_of(name, allowed))
+    return {};
+  return fail(ErrorKind::invalid_argument,
+              "target name '{}': expected one like iqn.2026-11.org.example:disk, of small letters, "
+              "digits, '.', '-' and ':'",
+              name);
+}
+
+void name_unit(Identity& identity, unsigned number) {
+  const std::string text = fmt::format("{}\n{}", identity.target_name, number);
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
+  store_le64(identity.uuid.data(), hash.high64);
+  store_le64(identity.uuid.data() + 8, hash.low64);
+  identity.serial = fmt::format("{:016x}", hash.high64);
+}
+
+}  // namespace tidepool::scsi::tools

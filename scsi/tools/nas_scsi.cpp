@@ -1,0 +1,196 @@
+// nas-scsi: disks as the logical units of an iSCSI target.
+//
+// One thread, one event loop. Exit status: 0 ended by a signal, 1 failed, 2 wrong usage.
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+
+#include "base/background.h"
+#include "base/file_limit.h"
+#include "base/log.h"
+#include "scsi/iscsi/target.h"
+#include "scsi/tools/identity.h"
+#include "scsi/tools/open_disk.h"
+
+namespace tidepool::scsi::tools {
+namespace {
+
+constexpr int exit_ok = 0, exit_failed = 1, exit_usage = 2;
+
+struct Arguments {
+  std::vector<std::string> disks;
+  std::string target_name;
+  std::vector<std::string> portals{"127.0.0.1:3260"};
+  std::string chap_file, pid_file, background;
+  LogicalUnitOptions unit;
+};
+
+int report(const Error& error) {
+  fmt::print(stderr, "nas-scsi: {}\n", error.message);
+  return exit_failed;
+}
+
+// SIGTERM and SIGINT as an event of the loop.
+class EndingSignals {
+ public:
+  static Result<std::unique_ptr<EndingSignals>> start(EventLoop& loop) {
+    sigset_t ending;
+    ::sigemptyset(&ending);
+    ::sigaddset(&ending, SIGTERM);
+    ::sigaddset(&ending, SIGINT);
+    ::sigprocmask(SIG_BLOCK, &ending, nullptr);
+    auto signals = std::make_unique<EndingSignals>();
+    signals->fd_.reset(::signalfd(-1, &ending, SFD_CLOEXEC));
+    if (!signals->fd_) return fail_errno(errno, "cannot wait for signals");
+    signals->wait_.loop = &loop;
+    signals->wait_.on_complete = [](Operation& self, int, unsigned) {
+      static_cast<Wait&>(self).loop->stop();
+    };
+    io_uring_prep_poll_add(loop.prepare(signals->wait_), signals->fd_.get(), POLLIN);
+    return signals;
+  }
+
+ private:
+  struct Wait : Operation {
+    EventLoop* loop = nullptr;
+  };
+  UniqueFd fd_;
+  Wait wait_;
+};
+
+Result<> add_units(const Arguments& a, EventLoop& loop, Device& device) {
+  for (std::size_t number = 0; number < a.disks.size(); ++number) {
+    auto disk = open_disk(a.disks[number], a.unit.read_only);
+    if (!disk) return std::unexpected(disk.error());
+    LogicalUnitOptions options = a.unit;
+    options.identity.target_name = a.target_name;
+    name_unit(options.identity, static_cast<unsigned>(number));
+    auto unit = LogicalUnit::open(loop, device, std::move(disk->store),
+                                  std::move(disk->reservations), options);
+    if (!unit) return std::unexpected(unit.error());
+    device.add(static_cast<std::uint16_t>(number), std::move(*unit));
+  }
+  return {};
+}
+
+Result<> write_pid_file(const std::string& path) {
+  if (path.empty()) return {};
+  std::ofstream out(path, std::ios::trunc);
+  out << ::getpid() << '\n' << std::flush;
+  if (!out) return fail(ErrorKind::io, "cannot write the pid file '{}'", path);
+  return {};
+}
+
+std::string announcement(const iscsi::Target& target, const Arguments& a) {
+  std::string out;
+  for (const std::string& portal : target.portals())
+    for (std::size_t number = 0; number < a.disks.size(); ++number)
+      out += fmt::format("iscsi://{}/{}/{}\n", portal, a.target_name, number);
+  return out;
+}
+
+// Until a signal ends it, and until what is under way then has ended.
+Result<> run_loop(EventLoop& loop, Device& device, iscsi::Target& target) {
+  if (auto ran = loop.run(); !ran) return ran;
+  target.stop();
+  device.stop();
+  while (!target.idle() || !device.idle())
+    if (auto handled = loop.poll(true); !handled) return std::unexpected(handled.error());
+  return {};
+}
+
+Result<> serve(const Arguments& a, std::optional<Background>& background) {
+  iscsi::LoginPolicy policy;
+  policy.target_name = a.target_name;
+  if (!a.chap_file.empty()) {
+    auto accounts = iscsi::read_accounts(a.chap_file);
+    if (!accounts) return std::unexpected(accounts.error());
+    policy.accounts = std::move(*accounts);
+  }
+  auto loop = EventLoop::create({});
+  if (!loop) return std::unexpected(loop.error());
+  auto signals = EndingSignals::start(**loop);
+  if (!signals) return std::unexpected(signals.error());
+  Device device;
+  if (auto added = add_units(a, **loop, device); !added) return added;
+  iscsi::Target target(**loop, device, std::move(policy));
+  for (const std::string& text : a.portals) {
+    auto portal = iscsi::parse_portal(text);
+    if (!portal) return std::unexpected(portal.error());
+    if (auto listening = target.listen(*portal); !listening) return listening;
+  }
+  if (auto written = write_pid_file(a.pid_file); !written) return written;
+  if (background) {
+    if (auto gone = background->ready(announcement(target, a), a.background); !gone) return gone;
+    background.reset();
+  } else {
+    fmt::print("{}", announcement(target, a));
+    std::fflush(stdout);
+  }
+  target.start();
+  auto done = run_loop(**loop, device, target);
+  if (!a.pid_file.empty()) ::unlink(a.pid_file.c_str());
+  return done;
+}
+
+int run_serve(const Arguments& a) {
+  std::optional<Background> background;
+  if (!a.background.empty()) {
+    auto begun = Background::start();
+    if (!begun) return report(begun.error());
+    background.emplace(std::move(*begun));
+  }
+  auto done = serve(a, background);
+  if (done) return exit_ok;
+  if (!background) return report(done.error());
+  background->failed("nas-scsi: " + done.error().message + "\n");
+  return exit_failed;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Serves disks as the logical units of an iSCSI target.", "nas-scsi"};
+  app.set_version_flag("--version", TIDEPOOL_VERSION);
+  Arguments a;
+  LogicalUnitOptions& unit = a.unit;
+  app.add_option("DISK", a.disks, "Files or block devices: logical units 0, 1, ...")
+      ->required()
+      ->expected(1, Device::most_luns);
+  app.add_option("--target", a.target_name,
+                 "The target's name (default: made of the first disk's)");
+  app.add_option("--portal", a.portals,
+                 "ADDRESS[:PORT] to listen on, may be repeated (default 127.0.0.1:3260)")
+      ->expected(1)
+      ->take_all();
+  app.add_option("--chap-file", a.chap_file, "Names and secrets that initiators must know");
+  app.add_flag("--read-only", unit.read_only, "Nothing can be written");
+  app.add_flag("--removable", unit.identity.removable, "Media that can be ejected");
+  app.add_option("--block-size", unit.block_size, "The logical block, in bytes (default 512)")
+      ->check(CLI::IsMember({512U, 4096U}));
+  app.add_option("--physical-block-size", unit.physical_block_size,
+                 "What is said to be the physical block, in bytes (default 4096)")
+      ->check(CLI::Range(512U, 65536U));
+  app.add_option("--background", a.background, "Go to the background; messages go to this file");
+  app.add_option("--pid-file", a.pid_file, "A file to write the process's number to");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? exit_ok : exit_usage;
+  }
+  if (a.target_name.empty()) a.target_name = default_target_name(a.disks.front());
+  if (auto valid = check_target_name(a.target_name); !valid)
+    return report(valid.error()), exit_usage;
+  raise_file_limit();
+  return run_serve(a);
+}
+
+}  // namespace
+}  // namespace tidepool::scsi::tools
+
+int main(int argc, char** argv) { return tidepool::scsi::tools::run(argc, argv); }

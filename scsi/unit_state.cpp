@@ -1,0 +1,134 @@
+// The part of a logical unit that changes rarely: aborts and resets, unit attentions,
+// mode, medium, reservations.
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "scsi/logical_unit.h"
+#include "scsi/reservation_format.h"
+
+namespace tidepool::scsi {
+
+namespace {
+
+constexpr std::size_t most_attentions = 8;
+
+}  // namespace
+
+// Off the pending list. What the store is doing for it goes on; so does its hold on its range.
+void LogicalUnit::drop(Task& task) {
+  std::unique_ptr<Task> owned = take(task);
+  owned->owner->dropped(*owned);
+  owned->aborted = true;
+  if (owned->busy) {
+    ending_.emplace(owned->id, std::move(owned));
+  } else if (owned->range.held) {
+    ranges_.release(owned->range);
+  }
+}
+
+void LogicalUnit::abort_where(auto&& meant) {
+  std::vector<TaskId> ids;
+  for (const auto& [id, task] : tasks_)
+    if (meant(*task)) ids.push_back(id);
+  // Telling the owner of one may end another.
+  for (const TaskId id : ids)
+    if (const auto found = tasks_.find(id); found != tasks_.end()) drop(*found->second);
+}
+
+bool LogicalUnit::abort(TaskId id) {
+  const auto found = tasks_.find(id);
+  if (found == tasks_.end()) return false;
+  drop(*found->second);
+  settle();
+  return true;
+}
+
+void LogicalUnit::abort_tasks_of(NexusId nexus) {
+  abort_where([&](const Task& task) { return task.nexus == nexus; });
+  settle();
+}
+
+void LogicalUnit::clear_tasks(NexusId by) {
+  std::set<NexusId> others;
+  for (const auto& [id, task] : tasks_)
+    if (task->nexus != by) others.insert(task->nexus);
+  abort_where([](const Task&) { return true; });
+  for (const NexusId other : others)
+    if (const auto found = nexuses_.find(other); found != nexuses_.end())
+      add_attention(found->second, asc::commands_cleared);
+  settle();
+}
+
+void LogicalUnit::reset(std::uint16_t attention) {
+  abort_where([](const Task&) { return true; });
+  legacy_holder_ = 0;
+  mode_ = {};
+  for (auto& [id, nexus] : nexuses_) {
+    nexus.prevents_removal = false;
+    nexus.copies.clear();
+    nexus.attentions.clear();
+    add_attention(nexus, attention);
+  }
+  settle();
+}
+
+void LogicalUnit::add_attention(Nexus& nexus, std::uint16_t code) {
+  if (std::ranges::find(nexus.attentions, code) != nexus.attentions.end()) return;
+  if (nexus.attentions.size() < most_attentions) nexus.attentions.push_back(code);
+}
+
+void LogicalUnit::attention_for_others(NexusId except, std::uint16_t code) {
+  for (auto& [id, nexus] : nexuses_)
+    if (id != except) add_attention(nexus, code);
+}
+
+void LogicalUnit::attention_for_port(const PortId& port, std::uint16_t code) {
+  for (auto& [id, nexus] : nexuses_)
+    if (nexus.port == port) add_attention(nexus, code);
+}
+
+void LogicalUnit::change_mode(const Task& by, const ModeParameters& mode) {
+  if (mode == mode_) return;
+  mode_ = mode;
+  attention_for_others(by.nexus, asc::mode_parameters_changed);
+}
+
+bool LogicalUnit::removal_prevented() const {
+  return std::ranges::any_of(nexuses_,
+                             [](const auto& entry) { return entry.second.prevents_removal; });
+}
+
+void LogicalUnit::set_loaded(const Task& by, bool loaded) {
+  if (loaded == loaded_) return;
+  loaded_ = loaded;
+  if (loaded) attention_for_others(by.nexus, asc::medium_may_have_changed);
+}
+
+void LogicalUnit::change_reservations(Task& task, const ReservationRequest& request) {
+  PersistentReservations changed = reservations_;
+  const ReservationState& before = reservations_.state();
+  ReservationOutcome outcome = changed.apply(nexus_of(task).port, request);
+  if (outcome.status == Status::check_condition) return fail(task, outcome.sense);
+  if (outcome.status != Status::good) return finish(task, outcome.status);
+  if (changed.state().registrants.size() > most_registrants)
+    return fail(
+        task, {.key = SenseKey::illegal_request, .code = asc::insufficient_registration_resources});
+  const bool stored = before.through_power_loss || changed.state().through_power_loss;
+  if (stored && changed.state() != before) {
+    if (auto saved = storage_->save(changed.state()); !saved) {
+      log().error("reservations of '{}': {}", store_->name(), saved.error().message);
+      return fail(task, {.key = SenseKey::hardware_error, .code = asc::internal_target_failure});
+    }
+  }
+  reservations_ = std::move(changed);
+  for (const auto& notice : outcome.notices) attention_for_port(notice.port, notice.code);
+  const TaskId own = task.id;
+  abort_where([&](const Task& other) {
+    return other.id != own && std::ranges::find(outcome.aborted, nexuses_.at(other.nexus).port) !=
+                                  outcome.aborted.end();
+  });
+  finish(task);
+}
+
+}  // namespace tidepool::scsi
