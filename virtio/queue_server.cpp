@@ -1,5 +1,7 @@
 #include "virtio/queue_server.h"
 
+#include <poll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <utility>
@@ -19,6 +21,7 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
   kick_.on_complete = [](Operation& self, int, unsigned) {
     QueueServer& server = *static_cast<Kick&>(self).server;
     server.waiting_ = false;
+    server.take_kick();
     if (server.quiet_) return server.check_quiet();
     server.wait_for_kick();
     server.serve();
@@ -28,7 +31,15 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
 void QueueServer::wait_for_kick() {
   if (waiting_) return;
   waiting_ = true;
-  io_uring_prep_read(loop_.prepare(kick_), kick_fd_, &kick_.count, sizeof kick_.count, 0);
+  // Not a read: one of a front end's descriptors may not block, and then ends at once.
+  io_uring_prep_poll_add(loop_.prepare(kick_), kick_fd_, POLLIN);
+}
+
+void QueueServer::take_kick() {
+  std::uint64_t count = 0;
+  iovec place{&count, sizeof count};
+  // Whoever else reads the descriptor must not make this thread wait.
+  [[maybe_unused]] const auto got = ::preadv2(kick_fd_, &place, 1, -1, RWF_NOWAIT);
 }
 
 void QueueServer::resume() {

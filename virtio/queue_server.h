@@ -45,9 +45,9 @@ class QueueServer {
  private:
   struct Kick : Operation {
     QueueServer* server = nullptr;
-    std::uint64_t count = 0;
   };
   void wait_for_kick();
+  void take_kick();
   void serve();
   void check_quiet();
 
