@@ -1,0 +1,50 @@
+#include "base/loop_thread.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdlib>
+#include <future>
+
+#include "base/log.h"
+
+namespace tidepool {
+
+Result<std::unique_ptr<LoopThread>> LoopThread::start(const std::string& name,
+                                                      const EventLoop::Options& options) {
+  auto loop = EventLoop::create(options);
+  if (!loop) return std::unexpected(loop.error());
+  return std::unique_ptr<LoopThread>(new LoopThread(std::move(*loop), name));
+}
+
+LoopThread::LoopThread(std::unique_ptr<EventLoop> loop, const std::string& name)
+    : loop_(std::move(loop)) {
+  sigset_t all, before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this] {
+    if (auto ended = loop_->run(); !ended) {
+      log().critical("event loop: {}", ended.error().message);
+      std::abort();
+    }
+  });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  constexpr std::size_t most = 15;
+  ::pthread_setname_np(thread_.native_handle(), name.substr(0, most).c_str());
+}
+
+LoopThread::~LoopThread() {
+  loop_->post([this] { loop_->stop(); });
+  thread_.join();
+}
+
+void LoopThread::call(const std::function<void()>& task) {
+  std::promise<void> done;
+  loop_->post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+}  // namespace tidepool

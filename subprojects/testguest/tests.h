@@ -1,0 +1,13 @@
+// What the guest can be asked to do, by "test=NAME" on its command line. Each returns
+// when it passed, or ends the machine itself.
+#pragma once
+
+void test_disk();     // pattern over the disk's start, read back; the host looks, too
+void test_refused();  // a disk that is read-only says so for every write
+void test_reboot();   // resets once, remembered on the disk
+void test_fault();    // the processor gives up
+void test_lies();     // a driver that breaks the rules, then one that does not
+void test_hostile();  // random registers and chains; the device may break, no more
+void test_echo();     // what is typed, until a line's end
+void test_button();   // waits for the power button
+void test_dirty();    // writes to every third page of 8 MiB, over and over

@@ -1,0 +1,51 @@
+// A raw file as a vhost-user-blk device, for one front end after the other: for tests.
+//
+// Usage: vhost_user_disk SOCKET FILE QUEUES
+// Ends with the first front end that goes; its exit status tells how.
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "blockdev/stores/file_store.h"
+#include "virtio/block_device.h"
+#include "virtio/vhost_user/back_end.h"
+
+namespace {
+
+using namespace tidepool;
+
+int report(const Error& error) {
+  std::fprintf(stderr, "vhost_user_disk: %s\n", error.message.c_str());
+  return 1;
+}
+
+UniqueFd accept_one(const char* path) {
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{.sun_family = AF_UNIX};
+  std::snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listener.get(), 1) != 0) {
+    return {};
+  }
+  return UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return std::fprintf(stderr, "usage: vhost_user_disk SOCKET FILE QUEUES\n"), 2;
+  auto store = blockdev::FileStore::open(argv[2], {});
+  if (!store) return report(store.error());
+  auto device = virtio::BlockDevice::create(
+      *store, {.queues = static_cast<std::uint16_t>(std::stoul(argv[3])), .serial = "disk0"});
+  if (!device) return report(device.error());
+  UniqueFd connection = accept_one(argv[1]);
+  if (!connection) return std::perror("vhost_user_disk"), 1;
+  virtio::vhost_user::BackEnd back_end(**device, std::move(connection));
+  auto served = back_end.serve();
+  return served ? 0 : report(served.error());
+}

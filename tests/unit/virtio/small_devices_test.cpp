@@ -1,0 +1,110 @@
+// Entropy and console, driven through their queues.
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/unique_fd.h"
+#include "tests/lib/queue_driver.h"
+#include "virtio/console_device.h"
+#include "virtio/entropy_device.h"
+
+namespace tidepool::virtio {
+namespace {
+
+using test::QueueDriver;
+using test::TestMemory;
+
+struct CountingInterrupt : Interrupt {
+  std::atomic<unsigned> count{0};
+  void signal() override { ++count; }
+};
+
+void kick(const UniqueFd& fd) {
+  const std::uint64_t one = 1;
+  EXPECT_EQ(::write(fd.get(), &one, sizeof one), 8);
+}
+
+QueueDriver::Used wait_used(QueueDriver& driver) {
+  for (int i = 0; i < 20'000; ++i) {
+    if (auto used = driver.poll()) return *used;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ADD_FAILURE() << "no answer";
+  return {};
+}
+
+TEST(EntropyDevice, FillsWhatItIsGiven) {
+  TestMemory memory(1 << 20);
+  auto device = *EntropyDevice::create();
+  device->connect(memory.map());
+  QueueDriver driver(memory, 8, true);
+  UniqueFd fd(::eventfd(0, EFD_CLOEXEC));
+  CountingInterrupt interrupt;
+  ASSERT_TRUE(device->start(
+      {device->features(), {QueueStart{driver.layout(), {}, fd.get(), &interrupt}}, {}}));
+  const std::uint64_t data = memory.take(256 * 1024);
+  std::set<std::uint64_t> seen;
+  for (int i = 0; i < 100; ++i) {
+    driver.add({{data, 8, true}, {data + 64, 8, true}}, false);
+    kick(fd);
+    EXPECT_EQ(wait_used(driver).length, 16U);
+    seen.insert(memory.get<std::uint64_t>(data));
+    seen.insert(memory.get<std::uint64_t>(data + 64));
+  }
+  EXPECT_EQ(seen.size(), 200U);
+  EXPECT_GT(interrupt.count, 0U);
+  driver.add({{data, 256 * 1024, true}}, false);
+  kick(fd);
+  EXPECT_EQ(wait_used(driver).length, most_entropy);
+  device->reset();
+}
+
+TEST(ConsoleDevice, CarriesBothWays) {
+  TestMemory memory(1 << 20);
+  std::mutex mutex;
+  std::string shown;
+  auto device = *ConsoleDevice::create([&](std::span<const iovec> pieces) {
+    const std::lock_guard lock(mutex);
+    for (const iovec& piece : pieces)
+      shown.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
+  });
+  device->connect(memory.map());
+  QueueDriver receive(memory, 8, false), transmit(memory, 8, false);
+  UniqueFd receive_fd(::eventfd(0, EFD_CLOEXEC)), transmit_fd(::eventfd(0, EFD_CLOEXEC));
+  CountingInterrupt interrupt;
+  ASSERT_TRUE(device->start({device->features() & ~feature_event_index,
+                             {QueueStart{receive.layout(), {}, receive_fd.get(), &interrupt},
+                              QueueStart{transmit.layout(), {}, transmit_fd.get(), &interrupt}},
+                             {}}));
+  const std::uint64_t data = memory.take(4096);
+  std::memcpy(memory.at(data), "hello", 5);
+  transmit.add({{data, 2, false}, {data + 2, 3, false}}, false);
+  kick(transmit_fd);
+  EXPECT_EQ(wait_used(transmit).length, 0U);
+  {
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(shown, "hello");
+  }
+  device->type("typed before there is room");
+  const std::uint64_t room = memory.take(64);
+  receive.add({{room, 10, true}}, false);
+  kick(receive_fd);
+  EXPECT_EQ(wait_used(receive).length, 10U);
+  receive.add({{room + 10, 54, true}}, false);
+  kick(receive_fd);
+  EXPECT_EQ(wait_used(receive).length, 16U);
+  EXPECT_EQ(std::memcmp(memory.at(room), "typed before there is room", 26), 0);
+  receive.add({{room, 64, true}}, false);
+  kick(receive_fd);
+  device->type("later");
+  EXPECT_EQ(wait_used(receive).length, 5U);
+  device->reset();
+}
+
+}  // namespace
+}  // namespace tidepool::virtio

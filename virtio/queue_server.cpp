@@ -1,0 +1,106 @@
+#include "virtio/queue_server.h"
+
+#include <poll.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <utility>
+
+namespace tidepool::virtio {
+
+QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& start,
+                         std::function<bool()> serve,
+                         std::function<void(const std::string&)> broken)
+    : loop_(loop),
+      queue_(std::move(queue)),
+      kick_fd_(start.kick),
+      interrupt_(start.interrupt),
+      serve_(std::move(serve)),
+      broken_(std::move(broken)) {
+  kick_.server = this;
+  kick_.on_complete = [](Operation& self, int, unsigned) {
+    QueueServer& server = *static_cast<Kick&>(self).server;
+    server.waiting_ = false;
+    server.take_kick();
+    if (server.quiet_) return server.check_quiet();
+    server.wait_for_kick();
+    server.serve();
+  };
+}
+
+void QueueServer::wait_for_kick() {
+  if (waiting_) return;
+  waiting_ = true;
+  // Not a read: one of a front end's descriptors may not block, and then ends at once.
+  io_uring_prep_poll_add(loop_.prepare(kick_), kick_fd_, POLLIN);
+}
+
+void QueueServer::take_kick() {
+  std::uint64_t count = 0;
+  iovec place{&count, sizeof count};
+  // Whoever else reads the descriptor must not make this thread wait.
+  [[maybe_unused]] const auto got = ::preadv2(kick_fd_, &place, 1, -1, RWF_NOWAIT);
+}
+
+void QueueServer::resume() {
+  quiet_ = false;
+  wait_for_kick();
+  serve();  // what came while nobody looked
+}
+
+void QueueServer::quiesce(std::function<void()> done) {
+  quiet_ = true;
+  when_quiet_ = std::move(done);
+  if (waiting_) {
+    // The wait for a kick ends by one of our own.
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto written = ::write(kick_fd_, &one, sizeof one);
+  }
+  check_quiet();
+}
+
+void QueueServer::check_quiet() {
+  if (!quiet_ || waiting_ || held_ > 0 || !when_quiet_) return;
+  std::exchange(when_quiet_, nullptr)();
+}
+
+void QueueServer::serve() {
+  if (quiet_ || is_broken_) return;
+  bool took_all = false;
+  do {
+    queue_.disable_kicks();
+    took_all = serve_();
+  } while (took_all && !is_broken_ && queue_.enable_kicks());
+}
+
+bool QueueServer::take(Chain& chain) {
+  if (quiet_ || is_broken_) return false;
+  switch (queue_.pop(chain)) {
+    case PopResult::chain:
+      ++held_;
+      return true;
+    case PopResult::empty:
+      return false;
+    case PopResult::broken:
+      break_down(queue_.fault());
+      return false;
+  }
+  return false;
+}
+
+void QueueServer::give(const Chain& chain, std::uint32_t written) {
+  queue_.push(chain, written);
+  --held_;
+}
+
+void QueueServer::notify() {
+  if (queue_.wants_interrupt()) interrupt_->signal();
+  check_quiet();
+}
+
+void QueueServer::break_down(const std::string& why) {
+  if (std::exchange(is_broken_, true)) return;
+  broken_(why);
+}
+
+}  // namespace tidepool::virtio

@@ -1,0 +1,131 @@
+#include "vmm/control/machine_service.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+namespace tidepool::vmm {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::string_view suffix = ".sock";
+
+std::string directory() { return control_directory("leanvm"); }
+std::string socket_path(const std::string& name) {
+  return fmt::format("{}/{}{}", directory(), name, suffix);
+}
+
+json describe(Machine& machine, const std::string& name) {
+  const MachineConfig& config = machine.config();
+  json disks = json::array();
+  for (const MachineDisk& disk : config.disks) {
+    const blockdev::Geometry geometry = disk.store->geometry();
+    disks.push_back({{"name", disk.store->name()},
+                     {"size", geometry.size},
+                     {"read_only", geometry.read_only},
+                     {"queues", disk.queues}});
+  }
+  return {{"name", name},
+          {"pid", ::getpid()},
+          {"state", machine.is_paused() ? "paused" : "running"},
+          {"kernel", config.boot.kernel.native()},
+          {"cpus", config.cpus},
+          {"memory", config.memory},
+          {"disks", disks},
+          {"exits", machine.exits()},
+          {"memory_writers", machine.writers().names()}};
+}
+
+Result<ControlReply> done(const Result<>& result) {
+  if (!result) return std::unexpected(result.error());
+  return ControlReply{"{}\n"};
+}
+
+}  // namespace
+
+Result<> check_machine_name(const std::string& name) {
+  constexpr std::size_t longest = 64;
+  const bool good = !name.empty() && name.size() <= longest && name.front() != '.' &&
+                    std::ranges::all_of(name, [](unsigned char c) {
+                      return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
+                    });
+  if (good) return {};
+  return fail(ErrorKind::invalid_argument,
+              "'{}' is no name for a machine: letters, digits, '-', '_' and '.' make one", name);
+}
+
+Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
+                                                              const std::string& name) {
+  using Request = const ControlRequest&;
+  std::vector<ControlRoute> routes{
+      {"GET", "/v1/info",
+       [&machine, name](Request) -> Result<ControlReply> {
+         return ControlReply{describe(machine, name).dump(2) + "\n"};
+       }},
+      {"PUT", "/v1/pause", [&machine](Request) { return done(machine.pause()); }},
+      {"PUT", "/v1/resume", [&machine](Request) { return done(machine.resume()); }},
+      {"PUT", "/v1/power-button",
+       [&machine](Request) {
+         machine.press_power_button();
+         return done({});
+       }},
+      {"PUT", "/v1/stop",
+       [&machine](Request) {
+         machine.stop();
+         return done({});
+       }},
+  };
+  auto server = ControlServer::start(socket_path(name), std::move(routes));
+  if (server) return std::unique_ptr<MachineService>(new MachineService(std::move(*server)));
+  if (server.error().kind != ErrorKind::busy) return std::unexpected(server.error());
+  return fail(ErrorKind::busy, "a machine with the name '{}' runs already", name);
+}
+
+namespace {
+
+Result<ControlClient> connect(const std::string& name) {
+  if (auto good = check_machine_name(name); !good) return std::unexpected(good.error());
+  auto client = ControlClient::connect(socket_path(name));
+  if (client || client.error().kind != ErrorKind::not_found) return client;
+  return fail(ErrorKind::not_found, "no machine with the name '{}' runs", name);
+}
+
+}  // namespace
+
+Result<json> machine_info(const std::string& name) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  auto body = client->request("GET", "/v1/info");
+  if (!body) return std::unexpected(body.error());
+  json info = json::parse(*body, nullptr, false);
+  if (info.is_object()) return info;
+  return fail(ErrorKind::io, "the machine '{}' gives no answer that makes sense", name);
+}
+
+Result<> tell_machine(const std::string& name, const std::string& action) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  auto body = client->request("PUT", "/v1/" + action);
+  if (!body) return std::unexpected(body.error());
+  return {};
+}
+
+std::vector<json> running_machines() {
+  std::vector<std::string> names;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(directory(), none)) {
+    const std::string file = entry.path().filename().native();
+    if (file.ends_with(suffix)) names.push_back(file.substr(0, file.size() - suffix.size()));
+  }
+  std::ranges::sort(names);
+  std::vector<json> machines;
+  for (const std::string& name : names) {
+    if (auto info = machine_info(name)) machines.push_back(std::move(*info));
+  }
+  return machines;
+}
+
+}  // namespace tidepool::vmm

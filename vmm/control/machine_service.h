@@ -1,0 +1,43 @@
+// A running machine's control service: HTTP and JSON on a Unix socket, and its client.
+//
+//   GET /v1/info                what the machine is and does
+//   PUT /v1/pause, /v1/resume   nothing of it runs, or it does again
+//   PUT /v1/power-button        as a finger on it: the guest decides
+//   PUT /v1/stop                its plug is pulled; what its disks took is finished
+//
+// The socket is the machine's name: as long as it is there, no other machine has it.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/control_socket.h"
+#include "base/result.h"
+#include "vmm/machine/machine.h"
+
+namespace tidepool::vmm {
+
+// Letters, digits, '-', '_' and '.', not first; at most 64.
+Result<> check_machine_name(const std::string& name);
+
+class MachineService {
+ public:
+  // Serves until it is destroyed, which comes before the machine's end. busy: another
+  // machine has the name.
+  static Result<std::unique_ptr<MachineService>> start(Machine& machine, const std::string& name);
+
+ private:
+  explicit MachineService(std::unique_ptr<ControlServer> server) : server_(std::move(server)) {}
+  std::unique_ptr<ControlServer> server_;
+};
+
+// not_found: no such machine runs.
+Result<nlohmann::json> machine_info(const std::string& name);
+// action: "pause", "resume", "power-button" or "stop".
+Result<> tell_machine(const std::string& name, const std::string& action);
+// The info of each that answers, by name.
+std::vector<nlohmann::json> running_machines();
+
+}  // namespace tidepool::vmm

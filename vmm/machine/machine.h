@@ -1,0 +1,126 @@
+// A virtual machine: memory, vCPUs, buses, devices, from a configuration to its end.
+//
+// One quiesce order, whatever it is for (pause, the end; later save, checkpoint,
+// migration): vCPUs leave the guest -> their exits are finished -> queues take nothing
+// more -> what they took is done by the disks -> what was written is harvested -> state.
+// resume() is the way back.
+//
+// run() is the owner's; the machine is made before and destroyed after it.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "blockdev/block_store.h"
+#include "virtio/console_device.h"
+#include "vmm/boot/boot_loader.h"
+#include "vmm/devices/power.h"
+#include "vmm/devices/real_time_clock.h"
+#include "vmm/devices/serial_port.h"
+#include "vmm/kvm/interrupt_routes.h"
+#include "vmm/kvm/kvm_vm.h"
+#include "vmm/machine/vcpu_thread.h"
+#include "vmm/memory/guest_ram.h"
+#include "vmm/memory/writer_registry.h"
+#include "vmm/pci/pci_bus.h"
+#include "vmm/pci/virtio_pci.h"
+
+namespace tidepool::vmm {
+
+inline constexpr unsigned most_cpus = 64;
+inline constexpr std::uint64_t least_memory = 4ULL << 20;  // bytes
+inline constexpr std::uint64_t most_memory = 1ULL << 40;
+
+enum class ConsoleKind { serial, virtio };
+
+struct MachineDisk {
+  std::shared_ptr<blockdev::BlockStore> store;
+  std::uint16_t queues = 1;
+  std::string serial;
+};
+
+struct MachineConfig {
+  BootFiles boot;
+  unsigned cpus = 1;
+  std::uint64_t memory = 512ULL << 20;  // bytes
+  std::vector<MachineDisk> disks;
+  ConsoleKind console = ConsoleKind::serial;
+  // What the guest prints, on any thread, one call at a time.
+  std::function<void(std::string_view)> output;
+};
+
+enum class Outcome { power_off, reset, stopped };
+
+class Machine {
+ public:
+  // Ready to run: what can be wrong with the configuration is found here.
+  static Result<std::unique_ptr<Machine>> create(MachineConfig config);
+  ~Machine();
+
+  // Until the guest turns itself off or resets, someone calls stop(), or it cannot go
+  // on. When it returns the machine is quiet and its disks are flushed.
+  Result<Outcome> run();
+
+  // Any thread.
+  void stop();
+  void press_power_button();
+  void type(std::string_view text);
+  // Quiet until resume(); twice is as once. busy: the machine is at its end.
+  Result<> pause();
+  Result<> resume();
+  bool is_paused() const;
+
+  WriterRegistry& writers() { return writers_; }
+  GuestRam& ram() { return *ram_; }
+  virtio::Device& device(std::size_t index) { return functions_[index]->device(); }  // disks first
+  const MachineConfig& config() const { return config_; }
+  std::uint64_t exits() const;  // of all vCPUs, since the start
+
+ private:
+  explicit Machine(MachineConfig config) : config_(std::move(config)) {}
+  Result<> build();
+  Result<> add_board();
+  Result<> add_device(std::unique_ptr<virtio::Device> device);
+  Result<> add_devices();
+  Result<> add_vcpus();
+  Result<> flush_disks();
+  void make_quiet();
+  void set_going();
+  void end(Result<Outcome> how);
+
+  MachineConfig config_;
+  std::unique_ptr<KvmVm> vm_;
+  std::unique_ptr<InterruptRoutes> routes_;
+  std::unique_ptr<GuestRam> ram_;
+  WriterRegistry writers_;
+  Bus ports_, memory_bus_;
+  UniqueFd serial_interrupt_;  // eventfd
+  std::unique_ptr<SerialPort> serial_;
+  virtio::ConsoleDevice* console_ = nullptr;  // one of functions_, if there is one
+  std::unique_ptr<RealTimeClock> clock_;
+  std::unique_ptr<PowerRegisters> power_;
+  std::unique_ptr<ResetPort> reset_port_;
+  PciBus pci_;
+  std::vector<std::unique_ptr<VirtioPci>> functions_;
+  std::unique_ptr<VcpuWorld> world_;
+  std::vector<std::unique_ptr<VcpuThread>> vcpus_;  // before what they call goes
+
+  mutable std::mutex life_mutex_;  // guards the two below; held while it is made quiet
+  bool going_ = false, finished_ = false;
+
+  std::mutex output_mutex_;  // one print at a time
+  std::mutex mutex_;         // guards outcome_
+  std::condition_variable ended_;
+  std::optional<Result<Outcome>> outcome_;
+};
+
+}  // namespace tidepool::vmm

@@ -1,0 +1,270 @@
+// leanvm: runs virtual machines.
+//
+// Exit status: 0 the guest turned itself off (or reset, with --no-reboot), 1 failed or
+// was stopped, 2 wrong usage.
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/file_limit.h"
+#include "base/size_text.h"
+#include "base/text_table.h"
+#include "blockdev/chain/open_disk.h"
+#include "vmm/control/machine_service.h"
+#include "vmm/machine/machine.h"
+#include "vmm/tools/terminal.h"
+
+namespace tidepool::tools {
+namespace {
+
+using namespace vmm;
+
+constexpr int exit_ok = 0, exit_failed = 1, exit_usage = 2;
+
+struct DiskArgument {
+  std::string name;
+  blockdev::chain::DiskOptions options;
+  std::uint16_t queues = 1;
+};
+
+struct Arguments {
+  std::string kernel, initrd, command_line, memory = "512M", console = "serial";
+  unsigned cpus = 1;
+  std::vector<std::string> disks;
+  std::string name;
+  bool no_reboot = false, as_json = false, now = false;
+};
+
+int report(const Error& error) {
+  fmt::print(stderr, "leanvm: {}\n", error.message);
+  return exit_failed;
+}
+
+// NAME[,raw][,ro][,queues=N]. A name may have commas: only what is known is cut off its
+// end.
+Result<DiskArgument> parse_disk(const std::string& text) {
+  DiskArgument disk{.name = text};
+  for (;;) {
+    const auto comma = disk.name.rfind(',');
+    if (comma == disk.name.npos) break;
+    const std::string word = disk.name.substr(comma + 1);
+    constexpr std::string_view queues = "queues=";
+    if (word == "raw") {
+      disk.options.raw = true;
+    } else if (word == "ro") {
+      disk.options.read_only = true;
+    } else if (word.starts_with(queues)) {
+      const std::string digits = word.substr(queues.size());
+      const bool number = !digits.empty() && digits.size() <= 3 &&
+                          digits.find_first_not_of("0123456789") == digits.npos;
+      if (!number) {
+        return fail(ErrorKind::invalid_argument, "--disk {}: '{}' is not a number of queues", text,
+                    digits);
+      }
+      disk.queues = static_cast<std::uint16_t>(std::stoul(digits));
+    } else {
+      break;
+    }
+    disk.name.erase(comma);
+  }
+  if (disk.name.empty()) return fail(ErrorKind::invalid_argument, "--disk {}: no name", text);
+  return disk;
+}
+
+Result<MachineConfig> configure(const Arguments& a) {
+  MachineConfig config{.boot = {a.kernel, a.initrd, a.command_line},
+                       .cpus = a.cpus,
+                       .console = a.console == "virtio" ? ConsoleKind::virtio : ConsoleKind::serial,
+                       .output = print};
+  auto memory = parse_size(a.memory);
+  if (!memory) return std::unexpected(memory.error());
+  config.memory = *memory;
+  for (const std::string& text : a.disks) {
+    auto disk = parse_disk(text);
+    if (!disk) return std::unexpected(disk.error());
+    auto store = blockdev::chain::open_disk(disk->name, disk->options);
+    if (!store) return std::unexpected(store.error());
+    config.disks.push_back(
+        {std::move(*store), disk->queues, fmt::format("disk{}", config.disks.size())});
+  }
+  return config;
+}
+
+// Waits for the signals that end a machine, on a thread of its own.
+class EndingSignals {
+ public:
+  // Blocks them for the calling thread and those it starts afterwards.
+  EndingSignals() {
+    ::sigemptyset(&set_);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, end_watch()}) ::sigaddset(&set_, number);
+    ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+  }
+  // `on_signal` until the object goes.
+  void watch(std::function<void()> on_signal) {
+    thread_ = std::thread([this, on_signal = std::move(on_signal)] {
+      int number = 0;
+      while (::sigwait(&set_, &number) == 0 && number != end_watch()) on_signal();
+    });
+  }
+  void end() {
+    if (!thread_.joinable()) return;
+    ::pthread_kill(thread_.native_handle(), end_watch());
+    thread_.join();
+  }
+  ~EndingSignals() { end(); }
+
+ private:
+  static int end_watch() { return SIGRTMAX; }  // of our own
+
+  sigset_t set_;
+  std::thread thread_;
+};
+
+// Once, from power-on to its end.
+Result<Outcome> run_once(const Arguments& a, EndingSignals& signals) {
+  auto config = configure(a);
+  if (!config) return std::unexpected(config.error());
+  auto machine = Machine::create(std::move(*config));
+  if (!machine) return std::unexpected(machine.error());
+  Machine& running = **machine;
+  auto service = MachineService::start(running, a.name);
+  if (!service) return std::unexpected(service.error());
+  signals.watch([&] { running.stop(); });
+  Result<Outcome> outcome;
+  {
+    const Keyboard keyboard([&](std::string_view keys) { running.type(keys); },
+                            [&] { running.stop(); });
+    outcome = running.run();
+  }
+  signals.end();
+  return outcome;
+}
+
+int run_machine(Arguments a) {
+  if (a.name.empty()) a.name = fmt::format("vm-{}", ::getpid());
+  if (auto good = check_machine_name(a.name); !good) return report(good.error()), exit_usage;
+  EndingSignals signals;
+  for (;;) {
+    auto outcome = run_once(a, signals);
+    if (!outcome) return report(outcome.error());
+    if (*outcome == Outcome::power_off) return exit_ok;
+    if (*outcome == Outcome::stopped) {
+      fmt::print(stderr, "leanvm: stopped\n");
+      return exit_failed;
+    }
+    if (a.no_reboot) return exit_ok;
+  }
+}
+
+// A list for people, of all machines or one.
+void show(const std::vector<nlohmann::json>& machines) {
+  using Align = TextTable::Align;
+  TextTable table({{"name"},
+                   {"pid", Align::right},
+                   {"state"},
+                   {"cpus", Align::right},
+                   {"memory", Align::right},
+                   {"exits", Align::right},
+                   {"disks"}});
+  for (const auto& machine : machines) {
+    std::string disks;
+    for (const auto& disk : machine["disks"]) {
+      disks += fmt::format("{}{}{}", disks.empty() ? "" : ", ", disk["name"].get<std::string>(),
+                           disk["read_only"] ? " (read-only)" : "");
+    }
+    table.add({machine["name"], std::to_string(machine["pid"].get<int>()), machine["state"],
+               std::to_string(machine["cpus"].get<unsigned>()),
+               format_size(machine["memory"].get<std::uint64_t>()),
+               std::to_string(machine["exits"].get<std::uint64_t>()), printable(disks)});
+  }
+  print(table.render());
+}
+
+int run_list(const Arguments& a) {
+  const auto machines = running_machines();
+  if (a.as_json) {
+    print(nlohmann::json(machines).dump(2) + "\n");
+  } else {
+    show(machines);
+  }
+  return exit_ok;
+}
+
+int run_info(const Arguments& a) {
+  const auto info = machine_info(a.name);
+  if (!info) return report(info.error());
+  if (a.as_json) {
+    print(info->dump(2) + "\n");
+  } else {
+    show({*info});
+  }
+  return exit_ok;
+}
+
+int tell(const Arguments& a, const char* action) {
+  auto told = tell_machine(a.name, action);
+  return told ? exit_ok : report(told.error());
+}
+
+CLI::App* add_run(CLI::App& app, Arguments& a) {
+  CLI::App* const run = app.add_subcommand("run", "Run a machine until it turns itself off");
+  run->add_option("--kernel", a.kernel, "A bzImage, or an ELF image with a PVH entry")->required();
+  run->add_option("--initrd", a.initrd, "The first root file system");
+  run->add_option("--cmdline", a.command_line, "The kernel's command line");
+  run->add_option("--cpus", a.cpus, "How many vCPUs (default 1)");
+  run->add_option("--memory", a.memory, "How much memory (default 512M)");
+  run->add_option("--disk", a.disks,
+                  "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD URI, or with raw a file "
+                  "or device; may be given several times")
+      ->allow_extra_args(false);
+  run->add_option("--console", a.console, "What standard input and output are: serial or virtio")
+      ->check(CLI::IsMember({"serial", "virtio"}));
+  run->add_option("--name", a.name, "What the other verbs call it (default vm-PID)");
+  run->add_flag("--no-reboot", a.no_reboot, "A guest that resets ends, too");
+  return run;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Runs virtual machines.", "leanvm"};
+  app.set_version_flag("--version", TIDEPOOL_VERSION);
+  app.require_subcommand(1);
+  Arguments a;
+  const CLI::App* const run = add_run(app, a);
+  const auto verb = [&](const char* name, const char* what) {
+    CLI::App* const added = app.add_subcommand(name, what);
+    if (std::string_view(name) != "list")
+      added->add_option("NAME", a.name, "The machine")->required();
+    return added;
+  };
+  CLI::App* const list = verb("list", "Show the machines that run");
+  CLI::App* const info = verb("info", "Show one machine");
+  for (CLI::App* const shows : {list, info})
+    shows->add_flag("--json", a.as_json, "Print JSON, sizes in bytes");
+  const CLI::App* const pause = verb("pause", "Nothing of the machine runs until it is resumed");
+  const CLI::App* const resume = verb("resume", "The machine runs again");
+  CLI::App* const stop = verb("stop", "Press the machine's power button");
+  stop->add_flag("--now", a.now, "End it at once, whatever the guest does");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? exit_ok : exit_usage;
+  }
+  if (run->parsed()) {
+    raise_file_limit();
+    return run_machine(a);
+  }
+  if (list->parsed()) return run_list(a);
+  if (info->parsed()) return run_info(a);
+  if (pause->parsed()) return tell(a, "pause");
+  if (resume->parsed()) return tell(a, "resume");
+  return tell(a, a.now ? "stop" : "power-button");
+}
+
+}  // namespace
+}  // namespace tidepool::tools
+
+int main(int argc, char** argv) { return tidepool::tools::run(argc, argv); }
