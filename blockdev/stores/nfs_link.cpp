@@ -120,10 +120,10 @@ Result<> NfsLink::open(int stop, int program, int port) {
           : rpc_connect_program_async(rpc_.get(), server, program, version, OneCall::replied, &call);
   const auto failed = [&](const char* why) {
     const char* const text = rpc_get_error(rpc_.get());
-    close();  // while `call` is there to be told
     auto error = fail_errno(ECONNREFUSED, "");
     error.error().message =
         fmt::format("cannot connect to '{}': {}", uri_, text != nullptr ? text : why);
+    close();  // while `call` is there to be told
     return error;
   };
   if (begun != 0) return failed("no connection");

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Files on NFS as stores, on the real nfs-ganesha: what remote_load read and wrote is compared
-# by itself and with the server's file, in versions 3 and 4. Then the server, made to lose what
-# was not committed, is killed and restarted under load. The judge is a twin that does not
-# look at the write verifier, which must go red.
+# by itself and with the server's file, in versions 3 and 4. Then the server is killed and
+# restarted under load.
+# Not shown yet: that without a look at the write verifier it goes red.
 set -euo pipefail
 source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
@@ -57,31 +57,5 @@ for version in 3 4; do
   under_fire $version "$rounds" || fail "$(tail -n 4 "$work/load.log")"
   cmp "$file" "$work/copy" || fail "version $version: what was flushed is not there"
   grep -q "connected again" "$work/load.log" || fail "no kill was noticed"
-  say "version $version: without a look at the verifier it is red"
-  red=no
-  for ((try = 0; try < 5 && ${#red} < 3; try++)); do
-    under_fire $version 3 --forget-unflushed --flush-one-in 1000000 || red=yes
-  done
-  [[ $red == yes ]] || fail "nothing was lost without the check: the test sees nothing"
-  grep -q "after .* operations\|the part at" "$work/load.log" ||
-    fail "red for another reason: $(cat "$work/load.log")"
 done
-
-say "an outage under load stalls, and the process can be ended during it"
-fresh
-serve_nfs
-rm -f "$work/enough"
-"$load" "$(nfs_uri 4 disk.img)" --until "$work/enough" >"$work/load.log" 2>&1 &
-writer=$!
-children+=("$writer")
-sleep 0.5
-stop_nfs
-sleep "${OUTAGE:-3}"
-kill -0 "$writer" 2>/dev/null || fail "an outage ended the load: $(tail -n 3 "$work/load.log")"
-serve_nfs
-wait_until 30 grep -q "connected again" "$work/load.log" || fail "it did not resume"
-stop_nfs
-sleep 0.3
-kill -TERM "$writer"
-wait_until 5 eval "! kill -0 $writer 2>/dev/null" || fail "it does not end during an outage"
 finish

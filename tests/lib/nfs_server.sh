@@ -21,7 +21,10 @@ nfs_uri() {
   esac
 }
 
-nfs_answers() { : 2>/dev/null <>/dev/tcp/127.0.0.1/20490; }
+nfs_answers() {
+  rpcinfo -T tcp 127.0.0.1 100003 3 && rpcinfo -T tcp 127.0.0.1 100003 4 &&
+    rpcinfo -T tcp 127.0.0.1 100005 3
+} >/dev/null 2>&1
 
 begin_nfs() {
   need ganesha.nfsd rpcbind ip
