@@ -56,7 +56,7 @@ Result<ParentReference> refer_to_nbd(const std::string& uri) {
                 "another directory",
                 uri);
   }
-  auto store = NbdStore::open(uri, {.read_only = true});
+  auto store = open_nbd_store(uri, {.read_only = true});
   if (!store) return std::unexpected(store.error());
   return ParentReference{
       .kind = ParentKind::nbd, .location = uri, .size = (*store)->geometry().size};
@@ -102,7 +102,7 @@ Result<> check_layer(const fs::path& layer, const LayerHeader& child, const fs::
 
 Result<std::shared_ptr<BlockStore>> open_remote_base(const fs::path& layer,
                                                      const ParentReference& wanted) {
-  auto store = NbdStore::open(wanted.location, {.read_only = true});
+  auto store = open_nbd_store(wanted.location, {.read_only = true});
   if (!store) return std::unexpected(store.error());
   if ((*store)->geometry().size != wanted.size)
     return not_the_parent(layer, wanted.location, "its size was changed since");

@@ -1,5 +1,5 @@
 #!/bin/bash
-# NBD exports as stores, on the real nbdkit in many shapes: what nbd_load read and
+# NBD exports as stores, on the real nbdkit in many shapes: what remote_load read and
 # wrote is compared by itself and with what the server has in its file. Then servers
 # that lose what was not flushed are killed and restarted under load. The judge of
 # the replay is a twin without it, which must go red.
@@ -11,7 +11,7 @@ begin
 need nbdkit nbdinfo qemu-img cmp openssl
 need_space 1024
 export PATH=/usr/bin:$PATH
-load=$TIDEPOOL_BUILD/tests/integration/nbd_load
+load=$TIDEPOOL_BUILD/tests/integration/remote_load
 cowchain=$TIDEPOOL_BUILD/blockdev/tools/cowchain
 socket=$work/socket uri="nbd+unix:///?socket=$work/socket"
 rounds=${ROUNDS:-10} operations=${OPS:-400} size=64M

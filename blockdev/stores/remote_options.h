@@ -1,4 +1,4 @@
-// How an NBD store is opened.
+// How a disk on a server is opened.
 #pragma once
 
 #include <chrono>
@@ -6,7 +6,7 @@
 
 namespace tidepool::blockdev {
 
-struct NbdOptions {
+struct RemoteOptions {
   bool read_only = false;
   // How long one attempt after the other to reach the server may fail until all
   // requests do, for good; 0: for ever.
@@ -14,7 +14,8 @@ struct NbdOptions {
   // Bytes of memory for writes that the server has not flushed; at more, the store
   // flushes by itself.
   std::uint64_t unflushed_limit = std::uint64_t{64} << 20;
-  // For tests that must go red: unflushed writes are not sent again.
+  // For tests that must go red: unflushed writes are not sent again, and nobody looks
+  // whether the server is still the same.
   bool forget_unflushed = false;
 };
 

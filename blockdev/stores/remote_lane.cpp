@@ -1,4 +1,4 @@
-#include "blockdev/stores/nbd_lane.h"
+#include "blockdev/stores/remote_lane.h"
 
 #include <poll.h>
 
@@ -12,6 +12,7 @@ namespace tidepool::blockdev {
 namespace {
 
 constexpr std::uint64_t most_status = std::uint64_t{1} << 31;  // bytes asked for at once
+constexpr std::chrono::milliseconds pause{100};                // before asking again
 
 bool is_change(IoOp op) { return op != IoOp::read && op != IoOp::flush; }
 
@@ -33,50 +34,57 @@ void for_memory(const IoRequest& request, std::uint64_t from, std::uint64_t leng
 
 }  // namespace
 
-struct NbdLane::Call {
+struct RemoteLane::Call : RemoteAnswer {
   enum class State : std::uint8_t {
     idle,
-    waiting,   // for a connection
-    held,      // until own_flush_ is over
+    waiting,    // for a connection
+    held,       // until own_flush_ is over
     sent,
-    answered,  // in answered_
+    postponed,  // until pause_ is over
+    answered,   // in answered_
   };
-  NbdLane* lane = nullptr;
+  RemoteLane* lane = nullptr;
   State state = State::idle;
   IoOp op = IoOp::read;  // of the command: the request's, or a flush behind it
   bool was_held = false;
+  bool unstable = false;         // a part of the request is not stable yet
   IoRequest* request = nullptr;  // null: own_flush_
   StatusRequest* status = nullptr;
   EventLoop* home = nullptr;
   std::uint64_t progress = 0, piece = 0;  // bytes done, bytes of the command
   std::uint64_t mark = 0;                 // of a flush
-  int error = 0;
-  std::byte* data = nullptr;            // of the piece
+  std::byte* data = nullptr;              // of the piece
   std::unique_ptr<std::byte[]> bounce;  // or null: the caller's
 };
 
-struct NbdLane::Wait : AdoptableOperation {
-  NbdLane* lane = nullptr;
+struct RemoteLane::Pause : AdoptableOperation {
+  RemoteLane* lane = nullptr;
+  __kernel_timespec length{};
+};
+
+struct RemoteLane::Wait : AdoptableOperation {
+  RemoteLane* lane = nullptr;
   short events = 0;
   bool armed = false;
 };
 
-NbdLane::NbdLane(EventLoop& loop, NbdSession& session)
+RemoteLane::RemoteLane(EventLoop& loop, RemoteSession& session)
     : loop_(loop),
       session_(session),
-      seat_(std::make_shared<NbdSession::Seat>(
-          loop, [this](const NbdSession::Grant& grant) { granted(grant); })) {}
+      seat_(std::make_shared<RemoteSession::Seat>(
+          loop, [this](const RemoteSession::Grant& grant) { granted(grant); })) {}
 
-NbdLane::~NbdLane() {
+RemoteLane::~RemoteLane() {
   session_.leave(seat_);
   seat_->granted = nullptr;
   drop(readable_);
   drop(writable_);
+  if (pause_) loop_.adopt(std::move(pause_));
 }
 
 // --- requests ---
 
-NbdLane::Call& NbdLane::take_call() {
+RemoteLane::Call& RemoteLane::take_call() {
   if (idle_.empty()) {
     calls_.push_back(std::make_unique<Call>());
     idle_.push_back(calls_.back().get());
@@ -88,7 +96,7 @@ NbdLane::Call& NbdLane::take_call() {
   return call;
 }
 
-void NbdLane::begin(Call& call, IoRequest& request, EventLoop& home) {
+void RemoteLane::begin(Call& call, IoRequest& request, EventLoop& home) {
   call.request = &request;
   call.op = request.op;
   call.home = &home;
@@ -96,21 +104,21 @@ void NbdLane::begin(Call& call, IoRequest& request, EventLoop& home) {
   pump();
 }
 
-void NbdLane::submit(IoRequest& request, EventLoop& home) { begin(take_call(), request, home); }
+void RemoteLane::submit(IoRequest& request, EventLoop& home) { begin(take_call(), request, home); }
 
-void NbdLane::submit(StatusRequest& request, EventLoop& home) {
+void RemoteLane::submit(StatusRequest& request, EventLoop& home) {
   Call& call = take_call();
   call.status = &request;
   begin(call, request, home);
 }
 
-void NbdLane::wait_for_connection(Call& call) {
+void RemoteLane::wait_for_connection(Call& call) {
   call.state = Call::State::waiting;
   if (link_ || std::exchange(wanting_, true)) return;  // pump() drops a lost one first
   session_.want(seat_);
 }
 
-void NbdLane::send(Call& call) {
+void RemoteLane::send(Call& call) {
   if (const int failed = session_.failure(); failed != 0) return finish(call, failed);
   if (!link_ || lost_) return wait_for_connection(call);
   if (is_change(call.op) && !call.was_held && session_.wants_flush()) return hold(call);
@@ -131,37 +139,35 @@ void NbdLane::send(Call& call) {
   if (error == 0 || call.state != Call::State::sent) return;
   if (link_->is_dead()) {
     lost_ = true;
-    why_ = NbdLink::failure();
+    why_ = link_->failure();
     return wait_for_connection(call);
   }
   call.state = Call::State::answered;
-  call.error = error;
+  static_cast<RemoteAnswer&>(call) = {.error = error};
   answered_.push_back(&call);
 }
 
-int NbdLane::send_piece(Call& call) {
-  const nbd_completion_callback done{answered, &call, nullptr};
-  if (call.op == IoOp::flush) return link_->send({.op = IoOp::flush}, done);
+int RemoteLane::send_piece(Call& call) {
+  static_cast<RemoteAnswer&>(call) = {.answered = answered};
+  if (call.op == IoOp::flush) return link_->send({.op = IoOp::flush}, call);
   const IoRequest& request = *call.request;
-  const std::uint64_t offset = request.offset + call.progress;
   const std::uint64_t most = call.status != nullptr ? most_status : link_->most_of(call.op);
   call.piece = std::min(request.length - call.progress, most);
+  RemoteCommand command{
+      .op = call.op,
+      .force_unit_access = request.force_unit_access && session_.facts().can_fua,
+      .offset = request.offset + call.progress,
+      .length = call.piece};
   if (call.status != nullptr) {
     call.status->extents.clear();
-    const auto cookie = nbd_aio_block_status(link_->handle(), call.piece, offset,
-                                             {extents, &call, nullptr}, done, 0);
-    return cookie >= 0 ? 0 : std::max(nbd_get_errno(), 1);
+    command.extents = &call.status->extents;
+  } else if (call.op == IoOp::read || call.op == IoOp::write) {
+    command.data = piece_data(call);
   }
-  return link_->send(
-      {.op = call.op,
-       .force_unit_access = request.force_unit_access && session_.facts().can_fua,
-       .offset = offset,
-       .length = call.piece,
-       .data = call.op == IoOp::read || call.op == IoOp::write ? piece_data(call) : nullptr},
-      done);
+  return link_->send(command, call);
 }
 
-void* NbdLane::piece_data(Call& call) {
+void* RemoteLane::piece_data(Call& call) {
   call.bounce.reset();
   call.data = nullptr;
   for_memory(*call.request, call.progress, call.piece, [&](std::byte* data, std::uint64_t length) {
@@ -182,7 +188,7 @@ void* NbdLane::piece_data(Call& call) {
 }
 
 // Too much is not flushed: a flush of ours goes first.
-void NbdLane::hold(Call& call) {
+void RemoteLane::hold(Call& call) {
   call.state = Call::State::held;
   call.was_held = true;
   if (own_flush_ != nullptr) return;
@@ -193,65 +199,77 @@ void NbdLane::hold(Call& call) {
 
 // --- answers ---
 
-int NbdLane::answered(void* self, int* error) {
-  Call& call = *static_cast<Call*>(self);
-  if (call.state != Call::State::sent) return 1;  // its connection was given up
+void RemoteLane::answered(RemoteAnswer& self) {
+  Call& call = static_cast<Call&>(self);
+  if (call.state != Call::State::sent) return;  // its connection was given up
   call.state = Call::State::answered;
-  call.error = *error;
   call.lane->answered_.push_back(&call);
-  return 1;
-}
-
-int NbdLane::extents(void* self, const char*, std::uint64_t, std::uint32_t* entries,
-                     std::size_t count, int*) {
-  auto& into = static_cast<Call*>(self)->status->extents;
-  into.assign(entries, entries + count);
-  return 0;
 }
 
 // Whether the answer is of the server that there is now.
-bool NbdLane::counts(Call& call) {
-  if (call.error != 0) return session_.is_current(generation_);
-  if (call.op == IoOp::flush) return session_.flushed(generation_, call.mark);
+bool RemoteLane::counts(Call& call) {
+  if (call.error != 0 || call.later) return session_.is_current(generation_);
+  if (call.op == IoOp::flush) return session_.flushed(generation_, call.server, call.mark);
   if (call.op == IoOp::read) return session_.is_current(generation_);
   std::span<const std::byte> data;
-  if (call.op == IoOp::write) data = {call.data, call.piece};
-  return session_.record(generation_, call.op, call.request->offset + call.progress, call.piece,
-                         data);
+  if (call.op == IoOp::write) data = {call.data, call.length};
+  return session_.record(generation_, call, call.op, call.request->offset + call.progress, data);
 }
 
-void NbdLane::settle(Call& call) {
-  const bool farewell = call.error != 0 && (link_->is_dead() || is_farewell(call.error));
-  if (farewell || !counts(call)) {
-    if (!lost_) why_ = farewell ? "the server ends it" : "another connection was";
+void RemoteLane::settle(Call& call) {
+  if (call.gone || link_->is_dead() || !counts(call)) {
+    if (!lost_) why_ = call.gone ? link_->failure() : "it is not to the same server any more";
     lost_ = true;
     return wait_for_connection(call);
   }
+  if (call.later) return ask_later(call);
   if (call.error != 0) return finish(call, call.error);
   go_on(call);
 }
 
-void NbdLane::go_on(Call& call) {
+void RemoteLane::go_on(Call& call) {
   if (call.op == IoOp::flush || call.status != nullptr) return finish(call, 0);
   const IoRequest& request = *call.request;
+  if (call.length == 0) return finish(call, EIO);
   if (call.op == IoOp::read && call.bounce) {
     const std::byte* from = call.data;
-    for_memory(request, call.progress, call.piece, [&](std::byte* data, std::uint64_t length) {
+    for_memory(request, call.progress, call.length, [&](std::byte* data, std::uint64_t length) {
       std::memcpy(data, from, length);
       from += length;
     });
   }
-  call.progress += call.piece;
+  call.progress += call.length;
   call.was_held = false;
+  call.unstable = call.unstable || !call.stable;
   if (call.progress < request.length) return send(call);
-  const bool flush_behind = request.force_unit_access && is_change(call.op) &&
-                            !session_.facts().can_fua && session_.flushes();
+  const bool flush_behind = request.force_unit_access && is_change(call.op) && call.unstable &&
+                            session_.flushes();
   if (!flush_behind) return finish(call, 0);
   call.op = IoOp::flush;
   send(call);
 }
 
-void NbdLane::finish(Call& call, int error) {
+void RemoteLane::ask_later(Call& call) {
+  call.state = Call::State::postponed;
+  if (pause_) return;
+  pause_ = std::make_unique<Pause>();
+  pause_->lane = this;
+  pause_->length.tv_nsec = std::chrono::nanoseconds(pause).count();
+  pause_->on_complete = [](Operation& self, int, unsigned) {
+    static_cast<Pause&>(self).lane->ask_again();
+  };
+  io_uring_prep_timeout(loop_.prepare(*pause_), &pause_->length, 0, 0);
+}
+
+void RemoteLane::ask_again() {
+  pause_.reset();
+  for (std::size_t i = 0; i < calls_.size(); ++i) {
+    if (calls_[i]->state == Call::State::postponed) send(*calls_[i]);
+  }
+  pump();
+}
+
+void RemoteLane::finish(Call& call, int error) {
   IoRequest* const request = call.request;
   EventLoop* const home = call.home;
   call.state = Call::State::idle;
@@ -262,7 +280,7 @@ void NbdLane::finish(Call& call, int error) {
   home->post([request, error] { request->complete(*request, error); });
 }
 
-void NbdLane::flushed_for_ourselves(int error) {
+void RemoteLane::flushed_for_ourselves(int error) {
   own_flush_ = nullptr;
   if (error != 0) session_.owe_flush_error(error);
   for (std::size_t i = 0; i < calls_.size(); ++i) {
@@ -278,7 +296,7 @@ void NbdLane::flushed_for_ourselves(int error) {
 
 // --- the connection ---
 
-void NbdLane::granted(const NbdSession::Grant& grant) {
+void RemoteLane::granted(const RemoteSession::Grant& grant) {
   wanting_ = false;
   if (grant.error == 0 && session_.is_current(grant.generation)) {
     link_ = grant.link;
@@ -292,7 +310,7 @@ void NbdLane::granted(const NbdSession::Grant& grant) {
   pump();
 }
 
-void NbdLane::pump() {
+void RemoteLane::pump() {
   if (pumping_) return;
   pumping_ = true;
   for (;;) {
@@ -310,7 +328,7 @@ void NbdLane::pump() {
   arm();
 }
 
-void NbdLane::lose() {
+void RemoteLane::lose() {
   session_.lost(generation_, why_.empty() ? "the server closed it" : why_);
   why_.clear();
   answered_.clear();
@@ -326,14 +344,14 @@ void NbdLane::lose() {
   if (!std::exchange(wanting_, true)) session_.want(seat_);
 }
 
-void NbdLane::arm() {
+void RemoteLane::arm() {
   if (!link_) return;
-  const unsigned direction = nbd_aio_get_direction(link_->handle());
-  if ((direction & LIBNBD_AIO_DIRECTION_READ) != 0) arm(readable_, POLLIN);
-  if ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) arm(writable_, POLLOUT);
+  const short events = link_->awaited();
+  if ((events & POLLIN) != 0) arm(readable_, POLLIN);
+  if ((events & POLLOUT) != 0) arm(writable_, POLLOUT);
 }
 
-void NbdLane::arm(std::unique_ptr<Wait>& wait, short events) {
+void RemoteLane::arm(std::unique_ptr<Wait>& wait, short events) {
   if (!wait) {
     wait = std::make_unique<Wait>();
     wait->lane = this;
@@ -345,24 +363,21 @@ void NbdLane::arm(std::unique_ptr<Wait>& wait, short events) {
     };
   }
   if (std::exchange(wait->armed, true)) return;
-  io_uring_prep_poll_add(loop_.prepare(*wait), nbd_aio_get_fd(link_->handle()),
+  io_uring_prep_poll_add(loop_.prepare(*wait), link_->descriptor(),
                          static_cast<unsigned>(events));
 }
 
 // The kernel may still have it: then it ends with the socket.
-void NbdLane::drop(std::unique_ptr<Wait>& wait) {
+void RemoteLane::drop(std::unique_ptr<Wait>& wait) {
   if (wait && wait->armed) loop_.adopt(std::move(wait));
   wait.reset();
 }
 
-void NbdLane::ready(short events) {
-  const unsigned direction = nbd_aio_get_direction(link_->handle());
-  int result = 0;
-  if (events == POLLIN && (direction & LIBNBD_AIO_DIRECTION_READ) != 0)
-    result = nbd_aio_notify_read(link_->handle());
-  if (events == POLLOUT && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0)
-    result = nbd_aio_notify_write(link_->handle());
-  if (result != 0) why_ = NbdLink::failure();
+void RemoteLane::ready(short events) {
+  if (!link_->go_on(static_cast<short>(events & link_->awaited()))) {
+    why_ = link_->failure();
+    lost_ = true;
+  }
   pump();
 }
 

@@ -1,4 +1,4 @@
-// What the connections of an NBD store have in common: which server they talk to,
+// What the connections of a remote store have in common: which server they talk to,
 // what it has not flushed yet, and who reconnects.
 //
 // A generation is the time of one server process, as far as can be told. The first
@@ -7,10 +7,11 @@
 // again, sends what was acknowledged and never flushed, and only then hands out
 // connections of the new generation; so nobody reads, writes or flushes between.
 //
-// More connections of one generation must be to the same server process. Where
-// unflushed writes are kept, the keeper therefore has a connection of its own, the
-// anchor: the server that answers on it after a new connection was made is the one
-// that the new connection is to.
+// More connections of one generation must be to the same server process. A protocol that
+// tells which one it is (RemoteLink::server, NFS's write verifier) makes that plain, and
+// shows when nothing was lost. Where it does not, and unflushed writes are kept, the keeper
+// has a connection of its own, the anchor: the server that answers on it after a new
+// connection was made is the one that the new connection is to.
 //
 // After a final failure (given up, another export, a replay that the server
 // refuses) every request fails: what was acknowledged may be lost, and stays so.
@@ -34,17 +35,17 @@
 
 #include "base/event_loop.h"
 #include "base/unique_fd.h"
-#include "blockdev/stores/nbd_link.h"
-#include "blockdev/stores/nbd_options.h"
+#include "blockdev/stores/remote_link.h"
+#include "blockdev/stores/remote_options.h"
 #include "blockdev/stores/unflushed_log.h"
 
 namespace tidepool::blockdev {
 
-class NbdSession {
+class RemoteSession {
  public:
   // What a lane gets: a connection, or an errno when there will never be one.
   struct Grant {
-    std::shared_ptr<NbdLink> link;
+    std::shared_ptr<RemoteLink> link;
     std::uint64_t generation = 0;
     int error = 0;
   };
@@ -56,13 +57,13 @@ class NbdSession {
   };
 
   // Blocking: connects once. Errors name the URI.
-  static Result<std::unique_ptr<NbdSession>> open(const std::string& uri,
-                                                  const NbdOptions& options);
+  static Result<std::unique_ptr<RemoteSession>> open(std::unique_ptr<RemoteEndpoint> endpoint,
+                                                     const RemoteOptions& options);
   // All seats must have left. Waits for no server.
-  ~NbdSession();
+  ~RemoteSession();
 
-  const std::string& uri() const { return uri_; }
-  const NbdExport& facts() const { return facts_; }
+  const std::string& uri() const { return endpoint_->uri(); }
+  const RemoteDisk& facts() const { return facts_; }
   bool read_only() const { return options_.read_only || facts_.read_only; }
   bool flushes() const { return facts_.can_flush && !read_only(); }
 
@@ -76,36 +77,39 @@ class NbdSession {
   int failure() const { return failure_.load(); }  // 0, or the errno of a final failure
 
   // Before a change is completed; false: the answer does not count.
-  bool record(std::uint64_t generation, IoOp op, std::uint64_t offset, std::uint64_t length,
+  bool record(std::uint64_t generation, const RemoteAnswer& answer, IoOp op, std::uint64_t offset,
               std::span<const std::byte> data);
   // Whether changes must wait for a flush first, so that what is kept stays bounded.
   bool wants_flush() const;
   // When a flush is sent; nothing: the connection does not count any more.
   std::optional<std::uint64_t> flush_mark(std::uint64_t generation) const;
   // When it has succeeded; false: the answer does not count.
-  bool flushed(std::uint64_t generation, std::uint64_t mark);
+  bool flushed(std::uint64_t generation, std::uint64_t server, std::uint64_t mark);
   // A flush that nobody asked for failed: the next one that somebody asks for does.
   void owe_flush_error(int error);
   int take_flush_error();
 
  private:
   using Clock = std::chrono::steady_clock;
-  NbdSession(std::string uri, const NbdOptions& options);
-  bool anchored() const { return facts_.multi_conn && flushes(); }
+  RemoteSession(std::unique_ptr<RemoteEndpoint> endpoint, const RemoteOptions& options);
+  bool anchored() const { return !tells_ && facts_.multi_conn && flushes(); }
+  bool is_the_server(std::uint64_t server) const;
   void keep();
-  std::shared_ptr<NbdLink> establish(std::uint64_t& generation);
+  std::shared_ptr<RemoteLink> establish(std::uint64_t& generation);
   bool pause();
-  Result<> replay(NbdLink& link);
-  void settle(std::uint64_t generation, Clock::time_point since);
+  Result<> replay(RemoteLink& link);
+  void settle(std::uint64_t generation, const RemoteLink& link, bool replayed,
+              Clock::time_point since);
   void fail_for_good(int error, const std::string& why);
 
-  const std::string uri_;
-  const NbdOptions options_;
-  NbdExport facts_;  // constant after open
+  const std::unique_ptr<RemoteEndpoint> endpoint_;  // its connect() is the keeper's
+  const RemoteOptions options_;
+  RemoteDisk facts_;    // constant after open
+  bool tells_ = false;  // links know which server they are to; constant after open
   UniqueFd stop_;    // eventfd, readable once the session ends
 
   // The keeper's.
-  std::shared_ptr<NbdLink> anchor_;
+  std::shared_ptr<RemoteLink> anchor_;
   std::uint64_t settled_ = 1;  // the generation whose server has all of log_
   Clock::time_point settled_at_;
   std::chrono::milliseconds delay_{0};  // before the next attempt
@@ -116,7 +120,8 @@ class NbdSession {
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Seat>> wanting_;
-  std::shared_ptr<NbdLink> spare_;  // of open(), for the first lane
+  std::shared_ptr<RemoteLink> spare_;  // of open(), for the first lane
+  std::uint64_t server_ = 0;        // of the settled generation
   UnflushedLog log_;                // between the end of a generation and settling: constant
   int owed_flush_error_ = 0;
   bool stopping_ = false;

@@ -1,4 +1,4 @@
-// nbd_load URI: random requests through an NbdStore, against a copy in memory.
+// remote_load URI: random requests through an NBD or NFS store, against a copy in memory.
 //
 // The disk is cut into as many parts as there are requests in flight at once; each
 // part has a stream of its own that reads, writes, zeroes, discards and flushes, and
@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "blockdev/stores/nbd_store.h"
+#include "blockdev/stores/nfs_store.h"
 #include "blockdev/sync_channel.h"
 #include "tests/lib/judge.h"
 
@@ -163,7 +164,7 @@ class Stream {
   std::uint64_t offset_ = 0, done_ = 0;
 };
 
-void run_thread(NbdStore& store, std::deque<Stream>& streams, std::size_t from, std::size_t to) {
+void run_thread(BlockStore& store, std::deque<Stream>& streams, std::size_t from, std::size_t to) {
   const auto loop = must(EventLoop::create({}));
   const auto channel = must(store.open_channel(*loop));
   std::atomic<unsigned> running = static_cast<unsigned>(to - from);
@@ -171,7 +172,7 @@ void run_thread(NbdStore& store, std::deque<Stream>& streams, std::size_t from, 
   while (running > 0) must(loop->poll(true));
 }
 
-void compare_all(NbdStore& store, const std::deque<Stream>& streams) {
+void compare_all(BlockStore& store, const std::deque<Stream>& streams) {
   const auto channel = must(SyncChannel::open(store));
   for (const Stream& stream : streams) {
     const auto& oracle = stream.oracle();
@@ -200,7 +201,7 @@ int main(int argc, char** argv) {
       {"ops", "until", "seed", "threads", "depth", "bytes", "most", "flush-one-in", "keep",
        "give-up", "save"},
       {"forget-unflushed", "wait-before-close"},
-      "usage: nbd_load URI [--ops N | --until FILE] [--seed N] [--threads N] [--depth N]\n"
+      "usage: remote_load URI [--ops N | --until FILE] [--seed N] [--threads N] [--depth N]\n"
       "       [--bytes SIZE] [--most SIZE] [--flush-one-in N] [--keep SIZE] [--give-up SECONDS]\n"
       "       [--save FILE] [--forget-unflushed] [--wait-before-close]");
   if (options.words.size() != 1) options.usage_error("one URI is wanted");
@@ -210,11 +211,12 @@ int main(int argc, char** argv) {
   settings.seed = judge::seed_of(options);
   settings.most = options.number("most", 256 << 10);
   settings.flush_one_in = static_cast<unsigned>(options.number("flush-one-in", 20));
-  NbdOptions how;
+  RemoteOptions how;
   how.give_up_after = std::chrono::seconds(options.number("give-up", 0));
   how.unflushed_limit = options.number("keep", how.unflushed_limit);
   how.forget_unflushed = options.has("forget-unflushed");
-  auto store = must(NbdStore::open(options.words[0], how));
+  auto store = must(is_nfs_uri(options.words[0]) ? open_nfs_store(options.words[0], how)
+                                                  : open_nbd_store(options.words[0], how));
 
   const Geometry geometry = store->geometry();
   const std::size_t threads = options.number("threads", 2), depth = options.number("depth", 4);

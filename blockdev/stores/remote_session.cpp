@@ -1,4 +1,4 @@
-#include "blockdev/stores/nbd_session.h"
+#include "blockdev/stores/remote_session.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "blockdev/stores/nbd_replay.h"
+#include "blockdev/stores/remote_replay.h"
 
 namespace tidepool::blockdev {
 
@@ -22,22 +22,25 @@ constexpr milliseconds good_life{200};
 
 }  // namespace
 
-NbdSession::NbdSession(std::string uri, const NbdOptions& options)
-    : uri_(std::move(uri)), options_(options), stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+RemoteSession::RemoteSession(std::unique_ptr<RemoteEndpoint> endpoint,
+                             const RemoteOptions& options)
+    : endpoint_(std::move(endpoint)), options_(options), stop_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-Result<std::unique_ptr<NbdSession>> NbdSession::open(const std::string& uri,
-                                                     const NbdOptions& options) {
-  std::unique_ptr<NbdSession> session(new NbdSession(uri, options));
+Result<std::unique_ptr<RemoteSession>> RemoteSession::open(
+    std::unique_ptr<RemoteEndpoint> endpoint, const RemoteOptions& options) {
+  std::unique_ptr<RemoteSession> session(new RemoteSession(std::move(endpoint), options));
   if (!session->stop_) return fail_errno(errno, "cannot create an eventfd");
-  auto link = NbdLink::connect(uri, session->stop_.get());
+  auto link = session->endpoint_->connect(session->stop_.get());
   if (!link) return std::unexpected(link.error());
   session->facts_ = (*link)->facts();
+  session->server_ = (*link)->server();
+  session->tells_ = session->server_ != 0;
   (session->anchored() ? session->anchor_ : session->spare_) = std::move(*link);
   session->keeper_ = std::thread([self = session.get()] { self->keep(); });
   return session;
 }
 
-NbdSession::~NbdSession() {
+RemoteSession::~RemoteSession() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -50,67 +53,73 @@ NbdSession::~NbdSession() {
 
 // --- for lanes ---
 
-void NbdSession::want(const std::shared_ptr<Seat>& seat) {
+void RemoteSession::want(const std::shared_ptr<Seat>& seat) {
   const std::lock_guard lock(mutex_);
   wanting_.push_back(seat);
   changed_.notify_one();
 }
 
-void NbdSession::leave(const std::shared_ptr<Seat>& seat) {
+void RemoteSession::leave(const std::shared_ptr<Seat>& seat) {
   const std::lock_guard lock(mutex_);
   std::erase(wanting_, seat);
 }
 
-void NbdSession::lost(std::uint64_t generation, const std::string& why) {
+void RemoteSession::lost(std::uint64_t generation, const std::string& why) {
   const std::lock_guard lock(mutex_);
   if (generation_.load() != generation) return;
   generation_.store(generation + 1);
   spare_.reset();
-  log().warn("'{}': connection lost ({}); requests wait until it is back", uri_, why);
+  log().warn("'{}': connection lost ({}); requests wait until it is back", uri(), why);
 }
 
-bool NbdSession::record(std::uint64_t generation, IoOp op, std::uint64_t offset,
-                        std::uint64_t length, std::span<const std::byte> data) {
+bool RemoteSession::is_the_server(std::uint64_t server) const {
+  return !tells_ || server == server_ || options_.forget_unflushed;
+}
+
+bool RemoteSession::record(std::uint64_t generation, const RemoteAnswer& answer, IoOp op,
+                           std::uint64_t offset, std::span<const std::byte> data) {
   std::vector<std::byte> copy;
   if (flushes()) copy.assign(data.begin(), data.end());
   const std::lock_guard lock(mutex_);
-  if (generation_.load() != generation) return false;
-  if (flushes()) log_.add(op, offset, length, std::move(copy));
+  if (generation_.load() != generation || !is_the_server(answer.server)) return false;
+  // What is stable must still follow older writes of the same place, if they are sent again.
+  if (flushes() && !(answer.stable && log_.entries().empty()))
+    log_.add(op, offset, answer.length, std::move(copy));
   return true;
 }
 
-bool NbdSession::wants_flush() const {
+bool RemoteSession::wants_flush() const {
   if (!flushes()) return false;
   const std::lock_guard lock(mutex_);
   return log_.memory_bytes() >= options_.unflushed_limit;
 }
 
-std::optional<std::uint64_t> NbdSession::flush_mark(std::uint64_t generation) const {
+std::optional<std::uint64_t> RemoteSession::flush_mark(std::uint64_t generation) const {
   const std::lock_guard lock(mutex_);
   if (generation_.load() != generation) return std::nullopt;
   return log_.mark();
 }
 
-bool NbdSession::flushed(std::uint64_t generation, std::uint64_t mark) {
+bool RemoteSession::flushed(std::uint64_t generation, std::uint64_t server, std::uint64_t mark) {
   const std::lock_guard lock(mutex_);
-  if (generation_.load() != generation) return false;
+  if (generation_.load() != generation || !is_the_server(server)) return false;
   log_.flushed(mark);
   return true;
 }
 
-void NbdSession::owe_flush_error(int error) {
+void RemoteSession::owe_flush_error(int error) {
   const std::lock_guard lock(mutex_);
   owed_flush_error_ = error;
 }
 
-int NbdSession::take_flush_error() {
+int RemoteSession::take_flush_error() {
   const std::lock_guard lock(mutex_);
   return std::exchange(owed_flush_error_, 0);
 }
 
 // --- the keeper ---
 
-void NbdSession::keep() {
+void RemoteSession::keep() {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stopping_ || !wanting_.empty(); });
@@ -134,7 +143,7 @@ void NbdSession::keep() {
 }
 
 // Waits before the next attempt, longer each time; false when the session ends.
-bool NbdSession::pause() {
+bool RemoteSession::pause() {
   if (delay_ > milliseconds(0)) {
     pollfd stop{.fd = stop_.get(), .events = POLLIN, .revents = 0};
     if (::poll(&stop, 1, static_cast<int>(delay_.count())) > 0) return false;
@@ -146,12 +155,12 @@ bool NbdSession::pause() {
 
 // A connection of the generation that it sets, which has all that was acknowledged;
 // null when the session ends or has failed.
-std::shared_ptr<NbdLink> NbdSession::establish(std::uint64_t& generation) {
+std::shared_ptr<RemoteLink> RemoteSession::establish(std::uint64_t& generation) {
   const auto began = Clock::now();
   delay_ = generation_.load() == settled_ ? milliseconds(0) : rest_;
   bool told = false;
   while (pause()) {
-    auto connected = NbdLink::connect(uri_, stop_.get());
+    auto connected = endpoint_->connect(stop_.get());
     if (!connected) {
       const auto tried = Clock::now() - began;
       if (!std::exchange(told, true)) log().warn("{}; trying again", connected.error().message);
@@ -161,30 +170,33 @@ std::shared_ptr<NbdLink> NbdSession::establish(std::uint64_t& generation) {
                                            connected.error().message));
       return nullptr;
     }
-    std::shared_ptr<NbdLink> link = std::move(*connected);
+    std::shared_ptr<RemoteLink> link = std::move(*connected);
     if (const auto unfit = unfitness(facts_, link->facts()); !unfit.empty()) {
       fail_for_good(EIO, fmt::format("another export is served there: {}", unfit));
       return nullptr;
     }
+    bool same = false;  // as the settled generation's
     {
       const std::lock_guard lock(mutex_);
       if (anchor_ && generation_.load() != settled_) anchor_.reset();
       generation = generation_.load();
+      same = tells_ && link->server() == server_;
     }
-    if (anchor_) {
-      if (anchor_->answers(stop_.get())) return link;
+    if (generation == settled_ && (tells_ || anchor_)) {
+      if (!tells_) same = anchor_->answers(stop_.get());
+      if (same) return link;
       anchor_.reset();
       lost(generation, "another server may have taken its place");
       const std::lock_guard lock(mutex_);
       generation = generation_.load();
     }
     if (generation != settled_) {
-      if (auto r = replay(*link); !r) {
+      if (auto r = same ? Result<>() : replay(*link); !r) {
         if (r.error().kind == ErrorKind::busy) continue;
         fail_for_good(EIO, r.error().message);
         return nullptr;
       }
-      settle(generation, began);
+      settle(generation, *link, !same, began);
     }
     if (!anchored()) return link;
     anchor_ = std::move(link);
@@ -193,26 +205,28 @@ std::shared_ptr<NbdLink> NbdSession::establish(std::uint64_t& generation) {
   return nullptr;
 }
 
-void NbdSession::settle(std::uint64_t generation, Clock::time_point since) {
+void RemoteSession::settle(std::uint64_t generation, const RemoteLink& link, bool replayed,
+                           Clock::time_point since) {
   const auto now = Clock::now();
   rest_ = now - settled_at_ > good_life ? milliseconds(0)
                                         : std::clamp(rest_ * 2, first_delay, longest_delay);
   settled_at_ = now;
   settled_ = generation;
   const std::lock_guard lock(mutex_);
+  server_ = link.server();
   const auto away = std::chrono::duration_cast<milliseconds>(now - since);
-  log().info("'{}': connected again after {} ms; {} unflushed changes were sent again", uri_,
-             away.count(), log_.entries().size());
+  log().info("'{}': connected again after {} ms; {} unflushed changes were sent again", uri(),
+             away.count(), replayed ? log_.entries().size() : 0);
 }
 
 // Nobody has a connection of the new generation yet, so the log stays as it is.
-Result<> NbdSession::replay(NbdLink& link) {
+Result<> RemoteSession::replay(RemoteLink& link) {
   if (options_.forget_unflushed) log_.clear();
-  return send_again(log_, link, uri_, stop_.get());
+  return send_again(log_, link, uri(), stop_.get());
 }
 
-void NbdSession::fail_for_good(int error, const std::string& why) {
-  log().error("'{}': {}; all its requests fail from now on, open it anew", uri_, why);
+void RemoteSession::fail_for_good(int error, const std::string& why) {
+  log().error("'{}': {}; all its requests fail from now on, open it anew", uri(), why);
   failure_.store(error);
 }
 

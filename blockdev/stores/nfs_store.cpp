@@ -1,0 +1,19 @@
+#include "blockdev/stores/nfs_store.h"
+
+#include "blockdev/stores/nfs_link.h"
+#include "blockdev/stores/remote_session.h"
+#include "blockdev/stores/remote_store.h"
+
+namespace tidepool::blockdev {
+
+Result<std::shared_ptr<BlockStore>> open_nfs_store(const std::string& uri,
+                                                   const RemoteOptions& options) {
+  auto where = parse_nfs_uri(uri);
+  if (!where) return std::unexpected(where.error());
+  auto session = RemoteSession::open(
+      std::make_unique<NfsEndpoint>(uri, std::move(*where), options.read_only), options);
+  if (!session) return std::unexpected(session.error());
+  return make_remote_store(std::move(*session));
+}
+
+}  // namespace tidepool::blockdev
