@@ -21,7 +21,7 @@ Result<std::shared_ptr<BlockStore>> open_disk(const std::string& name, const Dis
     if (options.raw) {
       return fail(ErrorKind::invalid_argument, "{}: raw is for files; leave it out", name);
     }
-    return as_store(NbdStore::open(name, {.read_only = options.read_only}));
+    return open_nbd_store(name, {.read_only = options.read_only});
   }
   const auto header = read_layer_header(local_files(), name);
   const bool is_layer = header || header.error().kind == ErrorKind::corrupt ||
