@@ -179,7 +179,7 @@ void SplitQueue::push(const Chain& chain, std::uint32_t written) {
 
 bool SplitQueue::wants_interrupt() {
   // The used index must be out before the driver's wish is read: else both wait.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  full_barrier();
   if (!event_index_) {
     const auto flags = load16(available_ + flags_offset, std::memory_order_relaxed);
     return (flags & no_interrupt) == 0;
@@ -208,7 +208,7 @@ bool SplitQueue::enable_kicks() {
     publish16(flags_offset, 0);
   }
   // A chain that came before the driver saw this is seen here.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  full_barrier();
   return load16(available_ + index_offset, std::memory_order_acquire) != next_available_;
 }
 

@@ -140,7 +140,7 @@ class QueueDriver {
 
   // Whether the device wants to hear of the last publish().
   bool must_kick() {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    virtio::full_barrier();
     if (!event_index_) return (memory_.get<std::uint16_t>(used_) & 1) == 0;
     const auto event = memory_.get<std::uint16_t>(used_ + 4 + 8ULL * size_);
     return static_cast<std::uint16_t>(next_available_ - 1 - event) <
