@@ -36,13 +36,21 @@ class TestMemory {
   std::byte* at(std::uint64_t guest) { return start_ + (guest - base); }
   template <class T>
   T get(std::uint64_t guest) {
-    T value;
-    std::memcpy(&value, at(guest), sizeof value);
-    return value;
+    if constexpr (sizeof(T) == 2) {  // what both sides look at while the other changes it
+      return std::atomic_ref(*reinterpret_cast<T*>(at(guest))).load(std::memory_order_acquire);
+    } else {
+      T value;
+      std::memcpy(&value, at(guest), sizeof value);
+      return value;
+    }
   }
   template <class T>
   void put(std::uint64_t guest, T value) {
-    std::memcpy(at(guest), &value, sizeof value);
+    if constexpr (sizeof(T) == 2) {
+      std::atomic_ref(*reinterpret_cast<T*>(at(guest))).store(value, std::memory_order_release);
+    } else {
+      std::memcpy(at(guest), &value, sizeof value);
+    }
   }
   std::shared_ptr<const virtio::GuestMemory> map() const { return memory_; }
 
