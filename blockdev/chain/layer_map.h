@@ -12,7 +12,7 @@
 //     +--- committed() --- its batch is stable <-------------+
 //     +--- punched() <--- and discarded: take_to_punch() <---+
 //
-// Memory: about 13 bytes an extent, 8 bytes a slot in use for its hash (a sealed
+// Memory: about 13 bytes an extent, a bit a slot, 8 bytes a slot in use for its hash (a sealed
 // layer's are loaded as they are needed, and only counted then).
 #pragma once
 
