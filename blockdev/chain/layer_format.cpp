@@ -296,8 +296,4 @@ Result<> decode_hash_sector(std::span<const std::byte> sector, std::uint64_t sal
   return {};
 }
 
-std::uint64_t hash_block(std::uint64_t block, const std::byte* data) {
-  return XXH3_64bits_withSeed(data, block_bytes, block);
-}
-
 }  // namespace tidepool::blockdev::chain
