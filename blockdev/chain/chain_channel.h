@@ -22,9 +22,6 @@ class ChainChannel : public IoChannel {
   void submit(IoRequest& request) override;
 
  private:
-  friend struct ChainOp;
-  struct Piece;
-
   ChainOp& take_op(IoRequest& request);
   void finish(ChainOp& op);
   void read(ChainOp& op);
