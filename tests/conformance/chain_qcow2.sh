@@ -19,36 +19,15 @@ top=$work/disk.layer rounds=${ROUNDS:-12} size=24M
 names=()      # of the checkpoints, from the lowest up
 overlay() { echo "$work/overlay.$1"; }  # the qcow2 file of a checkpoint, or of "top"
 
-cat >"$work/changes.py" <<'END'
-import os, random
-random.seed(int(os.environ["CHANGES"]))
-size = h.get_size()
-for step in range(150):
-    length = random.choice([1, 512, 4096, 5000, 65536, 200000])
-    offset = random.randrange(size - length)
-    if random.random() < 0.5:
-        offset -= offset % 4096
-    kind = random.randrange(10)
-    fua = nbd.CMD_FLAG_FUA if random.randrange(20) == 0 else 0
-    if kind == 0:
-        h.trim(length, offset, fua)
-        h.zero(length, offset)  # a trim may leave anything
-    elif kind == 1:
-        h.zero(length, offset, fua | random.choice([0, nbd.CMD_FLAG_NO_HOLE]))
-    elif kind == 2:
-        h.pwrite(bytes(length), offset, fua)
-    else:
-        h.pwrite(random.randbytes(length), offset, fua)
-h.flush()
-END
+changes=$(realpath "$(dirname "$0")/../lib/disk_changes.py")
 change() {  # change SEED: both disks
-  CHANGES=$1 nbdkit -f -U - "$plugin" "$top" --run "nbdsh -u \"\$uri\" -c - <'$work/changes.py'" ||
+  CHANGES=$1 nbdkit -f -U - "$plugin" "$top" --run "nbdsh -u \"\$uri\" -c - <'$changes'" ||
     fail "changes on the chain"
   qemu-nbd --persistent --format qcow2 --discard unmap --socket "$work/socket" "$(overlay top)" \
     2>"$work/qemu-nbd.log" &
   children=("$!")
   wait_until 10 test -S "$work/socket" || fail "qemu-nbd: $(cat "$work/qemu-nbd.log")"
-  CHANGES=$1 nbdsh -u "nbd+unix:///?socket=$work/socket" -c - <"$work/changes.py" || fail "changes on the qcow2"
+  CHANGES=$1 nbdsh -u "nbd+unix:///?socket=$work/socket" -c - <"$changes" || fail "changes on the qcow2"
   kill "${children[0]}"
   wait "${children[0]}" || fail "qemu-nbd: $(cat "$work/qemu-nbd.log")"
   children=()

@@ -19,6 +19,7 @@
 #include <string>
 
 #include "base/log.h"
+#include "tests/crash/crash_arguments.h"
 #include "tests/lib/chain_disk.h"
 
 namespace tidepool::test {
@@ -115,8 +116,7 @@ bool Point::run() {
     auto channel = SyncChannel::open(chain);
     std::vector<std::byte> read(block_bytes), wanted(block_bytes);
     for (std::uint64_t block = 0; block < blocks; ++block) {
-      if (auto r = (*channel)->read(block * block_bytes, read); !r)
-        return fails(r.error().message);
+      if (auto r = (*channel)->read(block * block_bytes, read); !r) return fails(r.error().message);
       bool known = false;
       auto& versions = histories[block].versions;
       for (std::uint64_t candidate : versions) {
@@ -150,32 +150,9 @@ bool Point::run() {
 }
 
 int run(int argc, char** argv) {
-  std::uint64_t points = 500, seed = 1;
-  Sabotage sabotage;
-  bool expect_red = false, reuse_at_once = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view arg = argv[i];
-    const std::string_view value = i + 1 < argc ? argv[i + 1] : "";
-    if (arg == "--expect-red") {
-      expect_red = true;
-      continue;
-    }
-    ++i;
-    if (arg == "--points") {
-      points = std::strtoull(argv[i], nullptr, 10);
-    } else if (arg == "--seed") {
-      seed = std::strtoull(argv[i], nullptr, 10);
-    } else if (arg == "--sabotage" && value == "data-barrier") {
-      sabotage.skip_data_barrier = true;
-    } else if (arg == "--sabotage" && value == "journal-barrier") {
-      sabotage.skip_journal_barrier = true;
-    } else if (arg == "--sabotage" && value == "reuse") {
-      reuse_at_once = true;
-    } else {
-      std::fprintf(stderr, "chain-crash: what is '%s'?\n", argv[i - 1]);
-      return 2;
-    }
-  }
+  const auto arguments = CrashArguments::parse(argc, argv, "reuse");
+  if (!arguments) return 2;
+  const auto& [points, seed, sabotage, expect_red, reuse_at_once] = *arguments;
   log().set_level(spdlog::level::off);  // that the power went is known here
   std::uint64_t failed = 0;
   for (std::uint64_t i = 0; i < points; ++i) {

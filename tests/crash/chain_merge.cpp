@@ -26,6 +26,7 @@
 #include "blockdev/chain/checkpoint.h"
 #include "blockdev/chain/merge.h"
 #include "blockdev/chain/verify.h"
+#include "tests/crash/crash_arguments.h"
 #include "tests/lib/simulated_files.h"
 
 namespace tidepool::test {
@@ -61,7 +62,7 @@ struct Point {
   Content now{};
   std::array<std::vector<std::uint64_t>, blocks> since;  // versions since the last flush
   std::map<std::string, Contents> checkpoints;
-  std::set<std::string> uncertain;    // may be there or not
+  std::set<std::string> uncertain;  // may be there or not
   enum class Cut { none, checkpoint, commit, deletion } cut = Cut::none;
   static constexpr std::size_t cuts = 4;
   std::array<std::uint64_t, cuts> points{};  // how often the power went meanwhile
@@ -156,7 +157,8 @@ void Point::live(SimulatedFiles& files) {
     auto chain = open_chain(files, "top", {.most_freed = ~std::uint64_t{0}});
     if (!chain) return;
     const auto sabotaged = [&] {
-      for (const std::uint32_t number : (*chain)->order()) (*chain)->layer(number).sabotage = sabotage;
+      for (const std::uint32_t number : (*chain)->order())
+        (*chain)->layer(number).sabotage = sabotage;
     };
     sabotaged();
     auto channel = SyncChannel::open(**chain);
@@ -198,8 +200,7 @@ bool Point::check(FileSystem& files) {
     auto channel = SyncChannel::open(**chain);
     std::vector<std::byte> read(block_bytes), expected(block_bytes);
     for (std::uint64_t block = 0; block < blocks; ++block) {
-      if (auto r = (*channel)->read(block * block_bytes, read); !r)
-        return fails(r.error().message);
+      if (auto r = (*channel)->read(block * block_bytes, read); !r) return fails(r.error().message);
       bool known = false;
       for (const std::uint64_t candidate : since[block]) {
         fill(expected, block, candidate);
@@ -232,7 +233,8 @@ bool Point::check(FileSystem& files) {
     std::uint64_t bad = 0;
     for (const Content& content : known->second) right = right || holds(**alone, content, bad);
     if (!right)
-      return fails("'" + header.name + "' does not hold what it held, at block " + std::to_string(bad));
+      return fails("'" + header.name + "' does not hold what it held, at block " +
+                   std::to_string(bad));
   }
   for (const auto& [name, content] : checkpoints) {
     if (!found.contains(name) && !uncertain.contains(name)) return fails("'" + name + "' is lost");
@@ -281,32 +283,9 @@ bool Point::run() {
 }
 
 int run(int argc, char** argv) {
-  std::uint64_t points = 500, seed = 1;
-  Sabotage sabotage;
-  bool expect_red = false, skip_directory_sync = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view arg = argv[i];
-    const std::string_view value = i + 1 < argc ? argv[i + 1] : "";
-    if (arg == "--expect-red") {
-      expect_red = true;
-      continue;
-    }
-    ++i;
-    if (arg == "--points") {
-      points = std::strtoull(argv[i], nullptr, 10);
-    } else if (arg == "--seed") {
-      seed = std::strtoull(argv[i], nullptr, 10);
-    } else if (arg == "--sabotage" && value == "data-barrier") {
-      sabotage.skip_data_barrier = true;
-    } else if (arg == "--sabotage" && value == "journal-barrier") {
-      sabotage.skip_journal_barrier = true;
-    } else if (arg == "--sabotage" && value == "directory") {
-      skip_directory_sync = true;
-    } else {
-      std::fprintf(stderr, "chain-merge: what is '%s'?\n", argv[i - 1]);
-      return 2;
-    }
-  }
+  const auto arguments = CrashArguments::parse(argc, argv, "directory");
+  if (!arguments) return 2;
+  const auto& [points, seed, sabotage, expect_red, skip_directory_sync] = *arguments;
   log().set_level(spdlog::level::off);  // that the power went is known here
   std::uint64_t failed = 0, tried = 0;
   std::array<std::uint64_t, Point::cuts> cut{};
@@ -322,13 +301,14 @@ int run(int argc, char** argv) {
   const auto count = [&](Point::Cut what) {
     return static_cast<unsigned long long>(cut[static_cast<std::size_t>(what)]);
   };
-  std::printf("%llu crash points from seed %llu (%llu while writing, %llu in a checkpoint, %llu in a "
-              "commit, %llu in a deletion), %llu failed\n",
-              count(Point::Cut::none) + count(Point::Cut::checkpoint) + count(Point::Cut::commit) +
-                  count(Point::Cut::deletion),
-              static_cast<unsigned long long>(seed), count(Point::Cut::none),
-              count(Point::Cut::checkpoint), count(Point::Cut::commit), count(Point::Cut::deletion),
-              static_cast<unsigned long long>(failed));
+  std::printf(
+      "%llu crash points from seed %llu (%llu while writing, %llu in a checkpoint, %llu in a "
+      "commit, %llu in a deletion), %llu failed\n",
+      count(Point::Cut::none) + count(Point::Cut::checkpoint) + count(Point::Cut::commit) +
+          count(Point::Cut::deletion),
+      static_cast<unsigned long long>(seed), count(Point::Cut::none), count(Point::Cut::checkpoint),
+      count(Point::Cut::commit), count(Point::Cut::deletion),
+      static_cast<unsigned long long>(failed));
   if (!expect_red && points >= 500 && std::ranges::min(cut) == 0) {
     std::printf("FAILED: one of them was never cut short\n");
     return 1;

@@ -11,26 +11,9 @@ source "$(dirname "$0")/../lib/harness.sh"
 begin
 need nbdkit nbdsh qemu-img fio jq
 need_space 4096
-export PATH=/usr/bin:$PATH COWCHAIN_RUN=$work/run
-cowchain=$TIDEPOOL_BUILD/blockdev/tools/cowchain
-plugin=$TIDEPOOL_BUILD/blockdev/nbdkit/nbdkit-cowchain-plugin.so
-top=$work/disk.layer socket=$work/socket
-uri="nbd+unix:///?socket=$socket"
+source "$(dirname "$0")/../lib/chain_server.sh"
 rounds=${ROUNDS:-10}
 
-start() {
-  rm -f "$socket"
-  nbdkit -f -U "$socket" "$plugin" "$top" 2>>"$work/nbdkit.log" &
-  server=$!
-  children=("$server")
-  wait_until 10 test -S "$socket" || fail "nbdkit: $(cat "$work/nbdkit.log")"
-  wait_until 10 "$cowchain" info "$top" >/dev/null || fail "it does not answer"
-}
-stop() {
-  kill "${1:--TERM}" "$server"
-  wait "$server" 2>/dev/null || true
-  children=()
-}
 change() {  # change SEED FLAT [COUNT]: writes the same to the chain, which is served, and to FLAT
   nbdsh -u "$uri" -c "
 import random

@@ -26,35 +26,12 @@ same() {  # the chain shows what the flat file holds
 truncate -s "${mebibytes}M" "$flat"
 same "an empty chain"
 
-# One script for both: on the chain by NBD, on the flat file by nbdkit's own plugin.
-cat >"$work/changes.py" <<'EOF'
-import random
-seed = 11
-random.seed(seed)
-size = h.get_size()
-for step in range(3000):
-    length = random.choice([1, 511, 512, 4096, 5000, 65536, 100000])
-    offset = random.randrange(size - length)
-    if random.random() < 0.5:
-        offset -= offset % 4096
-    kind = random.randrange(10)
-    fua = nbd.CMD_FLAG_FUA if random.randrange(20) == 0 else 0
-    if kind == 0:
-        h.trim(length, offset, fua)
-        h.zero(length, offset)  # a trim may leave anything
-    elif kind == 1:
-        h.zero(length, offset, fua)
-    elif kind == 2:
-        h.pwrite(bytes(length), offset, fua)
-    else:
-        h.pwrite(random.randbytes(length), offset, fua)
-    if random.randrange(100) == 0:
-        h.flush()
-EOF
+# The same on both: on the chain by NBD, on the flat file by nbdkit's own plugin.
+changes=$(realpath "$(dirname "$0")/../lib/disk_changes.py")
 change_both() {
-  sed -i "s/^seed = .*/seed = $1/" "$work/changes.py"
-  serve "nbdsh -u \"\$uri\" -c \"exec(open('$work/changes.py').read())\"" || fail "changes with seed $1"
-  nbdkit -f -U - file "$flat" --run "nbdsh -u \"\$uri\" -c \"exec(open('$work/changes.py').read())\"" || fail "nbdkit's own"
+  local -x CHANGES=$1 CHANGE_STEPS=3000
+  serve "nbdsh -u \"\$uri\" -c - <'$changes'" || fail "changes with seed $1"
+  nbdkit -f -U - file "$flat" --run "nbdsh -u \"\$uri\" -c - <'$changes'" || fail "nbdkit's own"
 }
 say "changes and checkpoints"
 for round in 1 2 3; do
