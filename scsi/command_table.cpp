@@ -26,11 +26,6 @@ constexpr std::array<std::uint8_t, 16> usage_12(std::uint8_t opcode, std::uint8_
 constexpr std::array<std::uint8_t, 16> usage_16(std::uint8_t opcode, std::uint8_t flags) {
   return {opcode, flags, all, all, all, all, all, all, all, all, all, all, all, all, group};
 }
-// With an allocation length in bytes 10 to 13.
-constexpr std::array<std::uint8_t, 16> usage_service_in(std::uint8_t opcode, std::uint8_t action) {
-  return {opcode, action, 0, 0, 0, 0, 0, 0, 0, 0, all, all, all, all};
-}
-
 constexpr auto no_action = std::nullopt;
 
 constexpr Command commands[] = {
