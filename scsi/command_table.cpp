@@ -26,11 +26,6 @@ constexpr std::array<std::uint8_t, 16> usage_12(std::uint8_t opcode, std::uint8_
 constexpr std::array<std::uint8_t, 16> usage_16(std::uint8_t opcode, std::uint8_t flags) {
   return {opcode, flags, all, all, all, all, all, all, all, all, all, all, all, all, group};
 }
-// With an allocation length in bytes 10 to 13.
-constexpr std::array<std::uint8_t, 16> usage_service_in(std::uint8_t opcode, std::uint8_t action) {
-  return {opcode, action, 0, 0, 0, 0, 0, 0, 0, 0, all, all, all, all};
-}
-
 constexpr auto no_action = std::nullopt;
 
 constexpr Command commands[] = {
@@ -298,14 +293,14 @@ constexpr Command commands[] = {
      0x0c,
      "REPORT SUPPORTED OPERATION CODES",
      {0xa3, 0x1f, 0x87, all, all, all, all, all, all, all},
-     Access::always,
+     Access::read,
      while_sanitizing,
      handle_report_opcodes},
     {0xa3,
      0x0d,
      "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
      {0xa3, 0x1f, 0x80, 0, 0, 0, all, all, all, all},
-     Access::always,
+     Access::read,
      while_sanitizing,
      handle_report_tmf},
     {0xa8, no_action, "READ(12)", usage_12(0xa8, dpo_fua), Access::read, reads, handle_read},

@@ -58,10 +58,13 @@ Result<> check_options(const blockdev::BlockStore& store, const LogicalUnitOptio
 
 }  // namespace
 
-LogicalUnit::LogicalUnit(const LunDirectory& directory, std::shared_ptr<blockdev::BlockStore> store,
+LogicalUnit::LogicalUnit(EventLoop& loop, LoopThread& helper, const LunDirectory& directory,
+                         std::shared_ptr<blockdev::BlockStore> store,
                          std::unique_ptr<ReservationStorage> storage,
                          const LogicalUnitOptions& options)
-    : directory_(directory),
+    : loop_(loop),
+      helper_(helper),
+      directory_(directory),
       store_(std::move(store)),
       storage_(std::move(storage)),
       identity_(options.identity),
@@ -70,14 +73,14 @@ LogicalUnit::LogicalUnit(const LunDirectory& directory, std::shared_ptr<blockdev
 
 LogicalUnit::~LogicalUnit() = default;
 
-Result<std::unique_ptr<LogicalUnit>> LogicalUnit::open(EventLoop& loop,
+Result<std::unique_ptr<LogicalUnit>> LogicalUnit::open(EventLoop& loop, LoopThread& helper,
                                                        const LunDirectory& directory,
                                                        std::shared_ptr<blockdev::BlockStore> store,
                                                        std::unique_ptr<ReservationStorage> storage,
                                                        const LogicalUnitOptions& options) {
   if (auto fits = check_options(*store, options); !fits) return std::unexpected(fits.error());
   std::unique_ptr<LogicalUnit> unit(
-      new LogicalUnit(directory, std::move(store), std::move(storage), options));
+      new LogicalUnit(loop, helper, directory, std::move(store), std::move(storage), options));
   auto channel = unit->store_->open_channel(loop);
   if (!channel) return std::unexpected(channel.error());
   unit->channel_ = std::move(*channel);
@@ -344,6 +347,15 @@ void LogicalUnit::zero(Task& task, std::uint64_t offset, std::uint64_t length, b
 void LogicalUnit::flush(Task& task, Step next) {
   set_request(task, blockdev::IoOp::flush, 0, 0, false);
   issue(task, next);
+}
+
+void LogicalUnit::do_aside(Task& task, std::function<int()> work, Step next) {
+  task.busy = true;
+  task.next = next;
+  helper_.loop().post([this, &task, work = std::move(work)] {
+    const int error = work();
+    loop_.post([this, &task, error] { store_answered(task, error); });
+  });
 }
 
 }  // namespace tidepool::scsi

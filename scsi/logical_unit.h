@@ -9,16 +9,21 @@
 // the ranges that such a task was changing stay taken until the store is done with it, so that
 // no newer write to the same place can be overtaken.
 //
+// What a store or a file can only do while its caller waits is done by a helper's thread, and
+// the task continues when that is over.
+//
 // Limits: belongs to one event loop; nothing here is thread-safe. A write waits for
 // overlapping reads and writes, a read for overlapping writes.
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <set>
 #include <unordered_map>
 #include <vector>
 
+#include "base/loop_thread.h"
 #include "blockdev/block_store.h"
 #include "blockdev/range_locks.h"
 #include "scsi/command_table.h"
@@ -61,8 +66,9 @@ struct Nexus {
 
 class LogicalUnit {
  public:
-  // Loop and directory outlive the unit.
-  static Result<std::unique_ptr<LogicalUnit>> open(EventLoop& loop, const LunDirectory& directory,
+  // Loop, helper and directory outlive the unit.
+  static Result<std::unique_ptr<LogicalUnit>> open(EventLoop& loop, LoopThread& helper,
+                                                   const LunDirectory& directory,
                                                    std::shared_ptr<blockdev::BlockStore> store,
                                                    std::unique_ptr<ReservationStorage> storage,
                                                    const LogicalUnitOptions& options);
@@ -83,8 +89,10 @@ class LogicalUnit {
   void clear_tasks(NexusId by);         // CLEAR TASK SET
   void reset(std::uint16_t attention);  // what every nexus is told
   void stop() { sanitize_->stop(); }
-  // Nothing is with the store.
-  bool idle() const { return tasks_.empty() && ending_.empty() && !sanitize_->running(); }
+  // Nothing is with the store or the helper.
+  bool idle() const {
+    return tasks_.empty() && ending_.empty() && !sanitize_->running() && saving_ == nullptr;
+  }
 
   // For handlers.
 
@@ -107,7 +115,8 @@ class LogicalUnit {
   void set_loaded(const Task& by, bool loaded);
 
   const PersistentReservations& reservations() const { return reservations_; }
-  // Makes the change stable where it has to be, and tells those whom it concerns.
+  // Makes the change stable where it has to be, and tells those whom it concerns. One change is
+  // made at a time, and none is taken back by an abort once it is being made stable.
   void change_reservations(Task& task, const ReservationRequest& request);
   NexusId legacy_holder() const { return legacy_holder_; }  // RESERVE; 0: none
   void set_legacy_holder(NexusId nexus) { legacy_holder_ = nexus; }
@@ -136,6 +145,9 @@ class LogicalUnit {
   void discard(Task& task, std::uint64_t offset, std::uint64_t length, bool stable, Step next);
   void zero(Task& task, std::uint64_t offset, std::uint64_t length, bool stable, Step next);
   void flush(Task& task, Step next);
+  // By the helper, on its thread: `work` gives 0 or an errno, and of the unit and the task it
+  // touches only what it has been given and the task's scratch.
+  void do_aside(Task& task, std::function<int()> work, Step next);
   // Whether a write has to be stable when it is answered.
   bool must_be_stable(bool force_unit_access) const {
     return force_unit_access || !mode_.write_cache;
@@ -144,7 +156,20 @@ class LogicalUnit {
   void attention_for_others(NexusId except, std::uint16_t code);
 
  private:
-  LogicalUnit(const LunDirectory& directory, std::shared_ptr<blockdev::BlockStore> store,
+  // A change of the reservations that is being made stable.
+  struct Saving {
+    TaskId task = 0;
+    PersistentReservations changed;
+    ReservationOutcome outcome;
+    Result<> saved;
+  };
+  struct WaitingChange {
+    TaskId task = 0;
+    ReservationRequest request;
+  };
+
+  LogicalUnit(EventLoop& loop, LoopThread& helper, const LunDirectory& directory,
+              std::shared_ptr<blockdev::BlockStore> store,
               std::unique_ptr<ReservationStorage> storage, const LogicalUnitOptions& options);
 
   void begin(Task& task);
@@ -156,11 +181,16 @@ class LogicalUnit {
   void drop(Task& task);
   void settle();
   std::unique_ptr<Task> take(Task& task);
+  void reservations_saved();
+  void apply_reservations(TaskId task, PersistentReservations changed,
+                          const ReservationOutcome& outcome);
   void add_attention(Nexus& nexus, std::uint16_t code);
   void attention_for_port(const PortId& port, std::uint16_t code);
   void abort_where(auto&& meant);
 
   // Constant after construction.
+  EventLoop& loop_;
+  LoopThread& helper_;
   const LunDirectory& directory_;
   const std::shared_ptr<blockdev::BlockStore> store_;
   const std::unique_ptr<ReservationStorage> storage_;
@@ -171,6 +201,8 @@ class LogicalUnit {
 
   ModeParameters mode_;
   PersistentReservations reservations_;
+  std::unique_ptr<Saving> saving_;
+  std::deque<WaitingChange> waiting_changes_;  // for saving_, oldest first
   NexusId legacy_holder_ = 0;
   bool loaded_ = true;
   std::unordered_map<NexusId, Nexus> nexuses_;

@@ -7,7 +7,6 @@
 #include "scsi/big_endian.h"
 #include "scsi/block_access.h"
 #include "scsi/handlers.h"
-#include "scsi/store_errors.h"
 
 namespace tidepool::scsi {
 
@@ -55,6 +54,55 @@ void same_next(LogicalUnit& unit, Task& task, int error) {
   const std::uint64_t length = std::min(rest, discard_piece);
   if (same_unmaps(task)) return unit.discard(task, task.offset, length, stable, same_next);
   unit.zero(task, task.offset, length, stable, same_next);
+}
+
+constexpr std::size_t status_header = 8, status_descriptor = 16;  // bytes
+constexpr std::uint64_t most_descriptors = 4096;
+
+// Fills in what GET LBA STATUS tells from the block `first` on, as much as `out` has room for.
+// 0, or an errno.
+int find_status(blockdev::BlockStore& store, std::uint64_t block, std::uint64_t blocks,
+                std::uint64_t first, std::span<std::byte> out) {
+  struct Piece {
+    std::uint64_t begin = 0, end = 0;  // blocks
+    std::uint8_t status = 0;           // 0 mapped, 1 deallocated, 2 anchored
+  };
+  std::vector<Piece> pieces;
+  const std::size_t most = (out.size() - status_header) / status_descriptor;
+  const auto status_of = [](blockdev::RangeKind kind) -> std::uint8_t {
+    if (kind == blockdev::RangeKind::hole) return 1;
+    return kind == blockdev::RangeKind::zero ? 2 : 0;
+  };
+  // A block that is partly mapped is mapped.
+  const auto add = [&](const blockdev::Range& range) {
+    const std::uint8_t status = status_of(range.kind);
+    const std::uint64_t end = range.offset + range.length;
+    const std::uint64_t from = pieces.empty() ? first : pieces.back().end;
+    const std::uint64_t to = status == 0 ? (end + block - 1) / block : end / block;
+    if (to <= from) return true;
+    if (!pieces.empty() && pieces.back().status == status) {
+      pieces.back().end = to;
+      return true;
+    }
+    if (pieces.size() == most) return false;
+    pieces.push_back({from, to, status});
+    return true;
+  };
+  const auto located = store.locate(first * block, (blocks - first) * block, add);
+  if (!located) return located.error().errno_value;
+  constexpr std::uint64_t longest = std::numeric_limits<std::uint32_t>::max();
+  std::byte* to = out.data() + status_header;
+  std::memset(out.data(), 0, status_header);
+  for (const Piece& piece : pieces) {
+    std::memset(to, 0, status_descriptor);
+    store_be64(to, piece.begin);
+    store_be32(to + 8, std::min(piece.end - piece.begin, longest));
+    to[12] = std::byte{piece.status};
+    to += status_descriptor;
+    if (piece.end - piece.begin > longest) break;
+  }
+  store_be32(out.data(), static_cast<std::uint64_t>(to - out.data()) - 4);
+  return 0;
 }
 
 }  // namespace
@@ -113,54 +161,24 @@ void handle_write_same(LogicalUnit& unit, Task& task) {
 }
 
 void handle_get_lba_status(LogicalUnit& unit, Task& task) {
-  constexpr std::size_t header = 8, descriptor = 16;
-  constexpr std::uint64_t most_descriptors = 4096;
   const std::uint64_t first = load_be64(&task.cdb[2]);
   const std::uint32_t allocation = load_be32(&task.cdb[10]);
   if (first >= unit.blocks()) return unit.fail(task, illegal_request(asc::lba_out_of_range));
-  if (allocation < header + descriptor) return unit.fail(task, invalid_cdb_field(10));
-  const std::uint64_t most = std::min((allocation - header) / descriptor, most_descriptors);
-
-  struct Piece {
-    std::uint64_t begin = 0, end = 0;  // blocks
-    std::uint8_t status = 0;           // 0 mapped, 1 deallocated, 2 anchored
-  };
-  std::vector<Piece> pieces;
-  const std::uint64_t block = unit.block_size(), size = unit.blocks() * block;
-  const auto status_of = [](blockdev::RangeKind kind) -> std::uint8_t {
-    if (kind == blockdev::RangeKind::hole) return 1;
-    return kind == blockdev::RangeKind::zero ? 2 : 0;
-  };
-  // A block that is partly mapped is mapped.
-  const auto add = [&](const blockdev::Range& range) {
-    const std::uint8_t status = status_of(range.kind);
-    const std::uint64_t end = range.offset + range.length;
-    const std::uint64_t from = pieces.empty() ? first : pieces.back().end;
-    const std::uint64_t to = status == 0 ? (end + block - 1) / block : end / block;
-    if (to <= from) return true;
-    if (!pieces.empty() && pieces.back().status == status) {
-      pieces.back().end = to;
-      return true;
-    }
-    if (pieces.size() == most) return false;
-    pieces.push_back({from, to, status});
-    return true;
-  };
-  auto located = unit.store().locate(first * block, size - first * block, add);
-  if (!located)
-    return unit.fail(task, sense_of_store_error(located.error().errno_value, blockdev::IoOp::read));
-  std::vector<std::byte> out(header);
-  for (const Piece& piece : pieces) {
-    std::byte entry[descriptor]{};
-    store_be64(&entry[0], piece.begin);
-    store_be32(&entry[8], std::min<std::uint64_t>(piece.end - piece.begin,
-                                                  std::numeric_limits<std::uint32_t>::max()));
-    entry[12] = std::byte{piece.status};
-    out.insert(out.end(), std::begin(entry), std::end(entry));
-    if (piece.end - piece.begin > std::numeric_limits<std::uint32_t>::max()) break;
-  }
-  store_be32(&out[0], out.size() - 4);
-  unit.reply(task, out, allocation);
+  if (allocation < status_header + status_descriptor) return unit.fail(task, invalid_cdb_field(10));
+  const std::uint64_t most =
+      std::min<std::uint64_t>((allocation - status_header) / status_descriptor, most_descriptors);
+  task.scratch = DataBuffer::allocate(status_header + most * status_descriptor);
+  if (task.scratch.size() == 0) return (void)unit.failed(task, ENOMEM);
+  // A store on a NAS asks its server.
+  unit.do_aside(
+      task,
+      [&store = unit.store(), block = unit.block_size(), blocks = unit.blocks(), first,
+       out = task.scratch.span()] { return find_status(store, block, blocks, first, out); },
+      [](LogicalUnit& u, Task& t, int error) {
+        if (u.failed(t, error)) return;
+        const std::size_t length = load_be32(t.scratch.data()) + 4;
+        u.reply(t, t.scratch.span().first(length), load_be32(&t.cdb[10]));
+      });
 }
 
 }  // namespace tidepool::scsi

@@ -1,7 +1,7 @@
 // Where reservations that persist through power loss are kept: a file beside the disk.
 //
 // A seam: tests and stores on a NAS have their own.
-// Limit: saving blocks the caller until it is stable; it is as rare as registrations are.
+// Limit: both block the caller until the file system answers.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,8 @@ class ReservationStorage {
   virtual ~ReservationStorage() = default;
   // Nothing stored: the state of a new logical unit.
   virtual Result<ReservationState> load() = 0;
-  // Stable when it returns. A state that does not persist removes what is stored.
+  // On the helper's thread, one at a time. Stable when it returns. A state that does not persist
+  // removes what is stored.
   virtual Result<> save(const ReservationState& state) = 0;
 };
 

@@ -44,7 +44,7 @@ bool Sanitize::start(Kind kind, std::span<const std::byte> pattern, unsigned pas
   failed_ = false;
   done_ = std::move(done);
   if (kind == Kind::overwrite) fill(false);
-  next_piece();
+  go_on();
   return true;
 }
 
@@ -53,6 +53,15 @@ void Sanitize::fill(bool inverted) {
     std::memcpy(piece_.data() + at, pattern_.data(), std::min(pattern_.size(), piece_.size() - at));
   if (!inverted) return;
   for (std::byte& byte : piece_.span()) byte = ~byte;
+}
+
+// Piece after piece, without a call within a call for each.
+void Sanitize::go_on() {
+  again_ = true;
+  if (going_on_) return;
+  going_on_ = true;
+  while (std::exchange(again_, false)) next_piece();
+  going_on_ = false;
 }
 
 void Sanitize::next_piece() {
@@ -82,7 +91,7 @@ void Sanitize::next_piece() {
 void Sanitize::answered(int error) {
   if (error != 0 || request_.op == blockdev::IoOp::flush) return end(error);
   position_ += request_.length;
-  next_piece();
+  go_on();
 }
 
 void Sanitize::end(int error) {

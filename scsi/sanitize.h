@@ -37,6 +37,7 @@ class Sanitize {
   struct Request : blockdev::IoRequest {
     Sanitize* owner = nullptr;
   };
+  void go_on();
   void next_piece();
   void answered(int error);
   void end(int error);
@@ -45,6 +46,7 @@ class Sanitize {
   blockdev::IoChannel& channel_;
   const std::uint64_t size_;  // bytes
   bool running_ = false, failed_ = false, stopping_ = false;
+  bool going_on_ = false, again_ = false;  // a store may answer before submit() returns
   Kind kind_ = Kind::overwrite;
   std::vector<std::byte> pattern_;
   DataBuffer piece_;

@@ -106,6 +106,7 @@ void LogicalUnit::set_loaded(const Task& by, bool loaded) {
 }
 
 void LogicalUnit::change_reservations(Task& task, const ReservationRequest& request) {
+  if (saving_) return waiting_changes_.push_back({task.id, request});
   PersistentReservations changed = reservations_;
   const ReservationState& before = reservations_.state();
   ReservationOutcome outcome = changed.apply(nexus_of(task).port, request);
@@ -115,20 +116,43 @@ void LogicalUnit::change_reservations(Task& task, const ReservationRequest& requ
     return fail(
         task, {.key = SenseKey::illegal_request, .code = asc::insufficient_registration_resources});
   const bool stored = before.through_power_loss || changed.state().through_power_loss;
-  if (stored && changed.state() != before) {
-    if (auto saved = storage_->save(changed.state()); !saved) {
-      log().error("reservations of '{}': {}", store_->name(), saved.error().message);
-      return fail(task, {.key = SenseKey::hardware_error, .code = asc::internal_target_failure});
-    }
+  if (!stored || changed.state() == before)
+    return apply_reservations(task.id, std::move(changed), outcome);
+  saving_ = std::make_unique<Saving>(
+      Saving{.task = task.id, .changed = std::move(changed), .outcome = std::move(outcome)});
+  helper_.loop().post([this] {
+    saving_->saved = storage_->save(saving_->changed.state());
+    loop_.post([this] { reservations_saved(); });
+  });
+}
+
+void LogicalUnit::reservations_saved() {
+  const std::unique_ptr<Saving> saving = std::move(saving_);
+  if (saving->saved) {
+    apply_reservations(saving->task, std::move(saving->changed), saving->outcome);
+  } else {
+    log().error("reservations of '{}': {}", store_->name(), saving->saved.error().message);
+    if (Task* const task = find(saving->task))
+      fail(*task, {.key = SenseKey::hardware_error, .code = asc::internal_target_failure});
   }
+  while (saving_ == nullptr && !waiting_changes_.empty()) {
+    const WaitingChange next = std::move(waiting_changes_.front());
+    waiting_changes_.pop_front();
+    if (Task* const task = find(next.task)) change_reservations(*task, next.request);
+  }
+}
+
+void LogicalUnit::apply_reservations(TaskId by, PersistentReservations changed,
+                                     const ReservationOutcome& outcome) {
   reservations_ = std::move(changed);
   for (const auto& notice : outcome.notices) attention_for_port(notice.port, notice.code);
-  const TaskId own = task.id;
   abort_where([&](const Task& other) {
-    return other.id != own && std::ranges::find(outcome.aborted, nexuses_.at(other.nexus).port) !=
-                                  outcome.aborted.end();
+    return other.id != by && std::ranges::find(outcome.aborted, nexuses_.at(other.nexus).port) !=
+                                 outcome.aborted.end();
   });
-  finish(task);
+  // It may have been aborted while the change was made stable.
+  if (Task* const task = find(by)) return finish(*task);
+  settle();
 }
 
 }  // namespace tidepool::scsi

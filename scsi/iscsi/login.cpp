@@ -183,7 +183,12 @@ LoginStatus Login::take_operational(const KeyValues& pairs, KeyValues& answers) 
   constexpr std::string_view not_negotiated[] = {
       "InitiatorName", "InitiatorAlias", "TargetName", "SessionType", "AuthMethod",
       "CHAP_A",        "CHAP_I",         "CHAP_C",     "CHAP_N",      "CHAP_R"};
+  // Answered, one of these would stand beside the target's own.
+  constexpr std::string_view the_targets[] = {"TargetAddress", "TargetAlias",
+                                              "TargetPortalGroupTag"};
   for (const KeyValue& pair : pairs) {
+    if (std::ranges::find(the_targets, pair.first) != std::end(the_targets))
+      return LoginStatus::initiator_error;
     if (std::ranges::find(not_negotiated, pair.first) != std::end(not_negotiated)) continue;
     if (std::ranges::find(seen_, pair.first) != seen_.end()) return LoginStatus::initiator_error;
     seen_.push_back(pair.first);

@@ -3,7 +3,8 @@
 //
 // No I/O of its own: PDUs come in through receive(), in two halves so that data can be
 // received where it belongs; they go out through the Wire. Commands are carried out by the
-// Device; the session is their owner there.
+// Device; the session is their owner there. Commands and their numbers are in session.cpp, their
+// data in session_data.cpp, other requests in session_requests.cpp.
 //
 // A command's life here:
 //
@@ -54,6 +55,11 @@ struct SessionIdentity {
   bool discovery = false;
   bool operator==(const SessionIdentity&) const = default;
 };
+
+// What ends a session: its initiator does not keep to the protocol.
+inline std::unexpected<Error> broken(const char* what) {
+  return fail(ErrorKind::invalid_argument, "{}", what);
+}
 
 // The TransportID of an iSCSI initiator port (SPC-4 7.6.4.6).
 PortId transport_id(const SessionIdentity& identity);

@@ -1,6 +1,7 @@
 // nas-scsi: disks as the logical units of an iSCSI target.
 //
-// One thread, one event loop. Exit status: 0 ended by a signal, 1 failed, 2 wrong usage.
+// One thread with one event loop, and a helper for what blocks. Exit status: 0 ended by a signal, 1
+// failed, 2 wrong usage.
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -65,14 +66,14 @@ class EndingSignals {
   Wait wait_;
 };
 
-Result<> add_units(const Arguments& a, EventLoop& loop, Device& device) {
+Result<> add_units(const Arguments& a, EventLoop& loop, LoopThread& helper, Device& device) {
   for (std::size_t number = 0; number < a.disks.size(); ++number) {
     auto disk = open_disk(a.disks[number], a.unit.read_only);
     if (!disk) return std::unexpected(disk.error());
     LogicalUnitOptions options = a.unit;
     options.identity.target_name = a.target_name;
     name_unit(options.identity, static_cast<unsigned>(number));
-    auto unit = LogicalUnit::open(loop, device, std::move(disk->store),
+    auto unit = LogicalUnit::open(loop, helper, device, std::move(disk->store),
                                   std::move(disk->reservations), options);
     if (!unit) return std::unexpected(unit.error());
     device.add(static_cast<std::uint16_t>(number), std::move(*unit));
@@ -118,8 +119,10 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
   if (!loop) return std::unexpected(loop.error());
   auto signals = EndingSignals::start(**loop);
   if (!signals) return std::unexpected(signals.error());
+  auto helper = LoopThread::start("scsi-helper", {});
+  if (!helper) return std::unexpected(helper.error());
   Device device;
-  if (auto added = add_units(a, **loop, device); !added) return added;
+  if (auto added = add_units(a, **loop, **helper, device); !added) return added;
   iscsi::Target target(**loop, device, std::move(policy));
   for (const std::string& text : a.portals) {
     auto portal = iscsi::parse_portal(text);
