@@ -1,6 +1,6 @@
 // Where reservations that persist through power loss are kept: a file beside the disk.
 //
-// A seam: tests and stores on a NAS have their own.
+// A seam: tests have their own.
 // Limit: both block the caller until the file system answers.
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "blockdev/directory.h"
 #include "scsi/persistent_reservations.h"
 
 namespace tidepool::scsi {
@@ -22,7 +23,8 @@ class ReservationStorage {
   virtual Result<> save(const ReservationState& state) = 0;
 };
 
-// path: of the disk.
-std::unique_ptr<ReservationStorage> reservation_file_of(const std::string& path);
+// disk: the name of the disk's file in the directory.
+std::unique_ptr<ReservationStorage> reservation_file_in(
+    std::unique_ptr<blockdev::Directory> directory, const std::string& disk);
 
 }  // namespace tidepool::scsi

@@ -10,6 +10,7 @@
 #include "base/size_text.h"
 #include "blockdev/chain/checkpoint.h"
 #include "blockdev/stores/nbd_store.h"
+#include "blockdev/stores/nfs_store.h"
 
 namespace tidepool::blockdev::chain {
 
@@ -62,12 +63,23 @@ Result<ParentReference> refer_to_nbd(const std::string& uri) {
       .kind = ParentKind::nbd, .location = uri, .size = (*store)->geometry().size};
 }
 
+Result<ParentReference> refer_to_nfs(const std::string& uri) {
+  auto file = open_nfs_file(uri, {.read_only = true});
+  if (!file) return std::unexpected(file.error());
+  return ParentReference{.kind = ParentKind::nfs,
+                         .location = uri,
+                         .size = file->store->geometry().size,
+                         .changed_ns = file->changed_ns};
+}
+
 Result<ParentReference> refer_to_parent(FileSystem& files, const NewLayer& layer) {
   switch (layer.kind) {
     case ParentKind::none: return ParentReference{};
     case ParentKind::layer: return refer_to_layer(files, layer.parent, layer.path);
     case ParentKind::file: return refer_to_file(files, layer.parent, layer.path);
     case ParentKind::nbd: return refer_to_nbd(layer.parent.native());
+    case ParentKind::nfs:
+      return refer_to_nfs(layer.parent.native());
   }
   return fail(ErrorKind::invalid_argument, "'{}': no such kind of parent", layer.path.native());
 }
@@ -100,28 +112,45 @@ Result<> check_layer(const fs::path& layer, const LayerHeader& child, const fs::
   return {};
 }
 
+Result<> check_base(const fs::path& layer, const fs::path& base, const ParentReference& wanted,
+                    std::uint64_t size, std::int64_t changed_ns) {
+  if (size != wanted.size) return not_the_parent(layer, base, "its size was changed since");
+  if (wanted.changed_ns != 0 && changed_ns != wanted.changed_ns)
+    return not_the_parent(layer, base, "it was written to since");
+  return {};
+}
+
 Result<std::shared_ptr<BlockStore>> open_remote_base(const fs::path& layer,
                                                      const ParentReference& wanted) {
-  auto store = open_nbd_store(wanted.location, {.read_only = true});
-  if (!store) return std::unexpected(store.error());
-  if ((*store)->geometry().size != wanted.size)
-    return not_the_parent(layer, wanted.location, "its size was changed since");
-  return *store;
+  NfsStore base;
+  if (wanted.kind == ParentKind::nfs) {
+    auto file = open_nfs_file(wanted.location, {.read_only = true});
+    if (!file) return std::unexpected(file.error());
+    base = std::move(*file);
+  } else {
+    auto store = open_nbd_store(wanted.location, {.read_only = true});
+    if (!store) return std::unexpected(store.error());
+    base.store = std::move(*store);
+  }
+  const std::uint64_t size = base.store->geometry().size;
+  if (auto r = check_base(layer, wanted.location, wanted, size, base.changed_ns); !r)
+    return std::unexpected(r.error());
+  return std::move(base.store);
 }
 
 Result<std::shared_ptr<BlockStore>> open_base(FileSystem& files, const fs::path& layer,
                                               const LayerHeader& child, const fs::path& path) {
   const ParentReference& wanted = child.parent;
-  if (wanted.kind == ParentKind::nbd) return open_remote_base(layer, wanted);
+  if (wanted.kind == ParentKind::nbd || wanted.kind == ParentKind::nfs)
+    return open_remote_base(layer, wanted);
   auto store = files.open(path, true);
   if (!store) return std::unexpected(store.error());
   if (child.merge == MergeState::goes_down) return *store;  // it may be half written to
-  if ((*store)->geometry().size != wanted.size)
-    return not_the_parent(layer, path, "its size was changed since");
+  const std::uint64_t size = (*store)->geometry().size;
   auto changed = files.change_time(path);
   if (!changed) return std::unexpected(changed.error());
-  if (wanted.changed_ns != 0 && *changed != wanted.changed_ns)
-    return not_the_parent(layer, path, "it was written to since");
+  if (auto r = check_base(layer, path, wanted, size, *changed); !r)
+    return std::unexpected(r.error());
   return *store;
 }
 
@@ -247,7 +276,8 @@ Result<std::shared_ptr<Chain>> open_chain(FileSystem& files, const fs::path& top
     layers.push_back(std::move(*layer));
     const ParentReference& parent = layers.back()->header().parent;
     if (parent.kind == ParentKind::none) break;
-    const fs::path next = parent_path(path, parent);
+    const bool remote = parent.kind == ParentKind::nbd || parent.kind == ParentKind::nfs;
+    const fs::path next = remote ? fs::path(parent.location) : parent_path(path, parent);
     if (parent.kind != ParentKind::layer) {
       auto opened = open_base(files, path, layers.back()->header(), next);
       if (!opened) return std::unexpected(missing_parent(path, next, opened.error()));

@@ -3,7 +3,7 @@
 //
 // Blocking; any thread. The top layer's file is locked exclusively (shared when
 // read-only), parents shared. A base that is an NBD export is told by its size only;
-// when it goes away, what needs it waits until it is back.
+// when it or a file on NFS goes away, what needs it waits until it is back.
 #pragma once
 
 #include <filesystem>
@@ -20,7 +20,7 @@ struct NewLayer {
   std::filesystem::path path;    // must not exist
   std::uint64_t size = 0;        // bytes; 0: the parent's
   ParentKind kind = ParentKind::none;
-  std::filesystem::path parent;  // a layer, a raw file or device, or an NBD URI, by `kind`
+  std::filesystem::path parent;  // a layer, a raw file or device, or a URI, by `kind`
 };
 
 // Stable when it returns; nothing is left behind on failure. A parent layer that

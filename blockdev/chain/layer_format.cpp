@@ -152,7 +152,7 @@ HeaderState decode(std::span<const std::byte> slot, LayerHeader& out) {
   h.parent.location = d.text();
   h.name = d.text();
   const bool sane =
-      d.ok() && version == LayerHeader::version && state <= 1 && h.active_index <= 1 && kind <= 3 &&
+      d.ok() && version == LayerHeader::version && state <= 1 && h.active_index <= 1 && kind <= 4 &&
       merge <= static_cast<std::uint8_t>(MergeState::goes_down) && (merge == 0 || state == 1) &&
       h.size > 0 && h.size % 512 == 0 && h.size <= LayerHeader::size_limit &&
       h.slots == slots_for(h.blocks()) && h.journal_bytes == journal_for(h.blocks()) &&

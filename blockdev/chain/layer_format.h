@@ -27,7 +27,7 @@ struct Area {  // bytes, multiples of 4096
 };
 
 enum class LayerState : std::uint8_t { active, sealed };
-enum class ParentKind : std::uint8_t { none, layer, file, nbd };
+enum class ParentKind : std::uint8_t { none, layer, file, nbd, nfs };
 
 // A sealed layer's part in a merge with the layer above or below it, `merge_with`.
 // While it takes blocks its journal lives, as an active layer's does.
@@ -46,7 +46,7 @@ struct ParentReference {
   Uuid uuid{};                  // of a layer
   std::uint64_t content = 0;    // of a layer: LayerHeader::content
   std::uint64_t size = 0;       // bytes
-  std::int64_t changed_ns = 0;  // of a file: its last change, since 1970; 0: not known
+  std::int64_t changed_ns = 0;  // of a file, also on NFS: its last change, since 1970; 0: not known
   bool operator==(const ParentReference&) const = default;
 };
 

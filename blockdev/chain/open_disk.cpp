@@ -3,6 +3,7 @@
 #include "blockdev/chain/chain_files.h"
 #include "blockdev/stores/file_store.h"
 #include "blockdev/stores/nbd_store.h"
+#include "blockdev/stores/nfs_store.h"
 
 namespace tidepool::blockdev::chain {
 
@@ -17,11 +18,13 @@ Result<std::shared_ptr<BlockStore>> as_store(Result<std::shared_ptr<Store>> open
 }  // namespace
 
 Result<std::shared_ptr<BlockStore>> open_disk(const std::string& name, const DiskOptions& options) {
-  if (is_nbd_uri(name)) {
+  const bool is_nfs = is_nfs_uri(name);
+  if (is_nfs || is_nbd_uri(name)) {
     if (options.raw) {
       return fail(ErrorKind::invalid_argument, "{}: raw is for files; leave it out", name);
     }
-    return open_nbd_store(name, {.read_only = options.read_only});
+    const RemoteOptions remote{.read_only = options.read_only};
+    return is_nfs ? open_nfs_store(name, remote) : open_nbd_store(name, remote);
   }
   const auto header = read_layer_header(local_files(), name);
   const bool is_layer = header || header.error().kind == ErrorKind::corrupt ||

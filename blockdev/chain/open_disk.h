@@ -1,5 +1,5 @@
 // A disk by what the user calls it: a chain's top layer, a raw file or device, an NBD
-// URI.
+// or NFS URI, which is a raw disk.
 //
 // A chain is known by the header of its top layer. Any other file is opened only if the
 // caller says that it is raw: who can write a disk could else make it look like a layer

@@ -130,7 +130,7 @@ Result<> NfsLink::open(int stop, int program, int port) {
   const auto deadline = Clock::now() + patience;
   while (!call.done) {
     if (auto r = step(stop, deadline); !r) {
-      if (r.error().kind != ErrorKind::busy && r.error().errno_value != ETIMEDOUT && !call.done)
+      if (r.error().kind != ErrorKind::busy && r.error().errno_value != ETIMEDOUT)
         return failed("the server closed the connection");
       close();
       return r;
@@ -189,7 +189,14 @@ Result<std::vector<char>> NfsLink::mount(int stop) {
         root.assign(handle.fhandle3_val, handle.fhandle3_val + handle.fhandle3_len);
       });
   if (!asked) return std::unexpected(asked.error());
-  if (status != 0) return refused(status);  // its numbers are NFS's
+  if (status != 0) {  // its numbers are NFS's
+    auto error = fail_errno(nfs_error(status).error, "");
+    error.error().message = fmt::format(
+        "cannot open '{}': the server refuses to mount '{}', number {}; is it exported to "
+        "this host?",
+        uri_, where_.directory, status);
+    return error;
+  }
   return root;
 }
 
@@ -215,7 +222,8 @@ Result<> NfsLink::find(int stop, NfsEndpoint& endpoint, std::span<const char> ro
                     .read_only = endpoint.read_only_,
                     .can_flush = true,
                     .can_fua = true,
-                    .multi_conn = true};
+                    .multi_conn = true,
+                    .changed_ns = file.changed_ns};
   return {};
 }
 

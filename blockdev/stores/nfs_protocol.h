@@ -30,6 +30,7 @@ struct NfsFile {
   std::vector<char> handle;
   std::uint64_t size = 0;  // bytes
   bool is_regular = false;
+  std::int64_t changed_ns = 0;  // of the content, since 1970, by the server's clock; 0: not told
   std::uint32_t most_read = 0, most_write = 0;  // bytes, of one call; 0: the server does not say
 };
 

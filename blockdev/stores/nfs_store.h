@@ -19,6 +19,7 @@
 // of ours in time. The identity is AUTH_SYS: user and group numbers, no encryption.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -28,7 +29,14 @@
 
 namespace tidepool::blockdev {
 
+struct NfsStore {
+  std::shared_ptr<BlockStore> store;
+  std::int64_t changed_ns =
+      0;  // of the content, when it was opened: since 1970, by the server's clock
+};
+
 // Connects once, blocking. Errors name the URI and what the server said.
+Result<NfsStore> open_nfs_file(const std::string& uri, const RemoteOptions& options);
 Result<std::shared_ptr<BlockStore>> open_nfs_store(const std::string& uri,
                                                    const RemoteOptions& options);
 

@@ -75,6 +75,7 @@ NfsReply parse(IoOp op, void* reply) {
 void take_attributes(const fattr3& from, NfsFile& file) {
   file.size = from.size;
   file.is_regular = from.type == NF3REG;
+  file.changed_ns = std::int64_t{from.mtime.seconds} * 1'000'000'000 + from.mtime.nseconds;
 }
 
 Result<std::uint32_t> find(const NfsAsk& ask, rpc_context* rpc, const NfsLocation& where,

@@ -30,11 +30,18 @@ constexpr std::size_t call_room = 4096;     // bytes, of every call
 constexpr std::uint32_t small_write = 3072;  // bytes that fit it beside the rest
 constexpr std::uint32_t large_write = 1U << 20;
 
-enum class Attribute : unsigned { type = 1, size = 4, most_read = 30, most_write = 31 };
+enum class Attribute : unsigned {
+  type = 1,
+  size = 4,
+  most_read = 30,
+  most_write = 31,
+  time_modify = 53,
+};
 constexpr std::uint32_t wanted_attributes = 1U << static_cast<unsigned>(Attribute::type) |
                                             1U << static_cast<unsigned>(Attribute::size) |
                                             1U << static_cast<unsigned>(Attribute::most_read) |
                                             1U << static_cast<unsigned>(Attribute::most_write);
+constexpr std::uint32_t wanted_more = 1U << (static_cast<unsigned>(Attribute::time_modify) - 32);
 constexpr std::uint32_t regular_file = 1;  // nfs_ftype4
 
 rpc_pdu* new_call(rpc_context* rpc, std::size_t extra, rpc_cb replied, void* self) {
@@ -185,13 +192,13 @@ Result<std::uint32_t> find(const NfsAsk& ask, rpc_context* rpc, const NfsLocatio
     }
     at = end + 1;
   }
-  std::uint32_t mask = wanted_attributes;
+  std::array<std::uint32_t, 2> mask{wanted_attributes, wanted_more};
   nfs_argop4 last{};
   last.argop = OP_GETFH;
   operations.push_back(last);
   last.argop = OP_GETATTR;
-  last.nfs_argop4_u.opgetattr.attr_request.bitmap4_len = 1;
-  last.nfs_argop4_u.opgetattr.attr_request.bitmap4_val = &mask;
+  last.nfs_argop4_u.opgetattr.attr_request.bitmap4_len = mask.size();
+  last.nfs_argop4_u.opgetattr.attr_request.bitmap4_val = mask.data();
   operations.push_back(last);
   std::uint32_t status = garbled;
   const auto asked = ask(
@@ -207,14 +214,15 @@ Result<std::uint32_t> find(const NfsAsk& ask, rpc_context* rpc, const NfsLocatio
 
 bool decode_nfs4_attributes(std::span<const std::uint32_t> mask, std::span<const std::byte> values,
                             NfsFile& into) {
-  if (mask.empty() || (mask[0] & ~wanted_attributes) != 0) return false;
-  if (std::ranges::any_of(mask.subspan(1), [](std::uint32_t word) { return word != 0; }))
-    return false;
+  constexpr std::array wanted{wanted_attributes, wanted_more};
+  for (std::size_t word = 0; word < mask.size(); ++word)
+    if ((mask[word] & ~(word < wanted.size() ? wanted[word] : 0)) != 0) return false;
   Decoder in(values);  // but the network's byte order is the other one
   const auto u32 = [&] { return std::byteswap(in.u32()); };
   const auto u64 = [&] { return std::byteswap(in.u64()); };
   const auto has = [&](Attribute which) {
-    return (mask[0] >> static_cast<unsigned>(which) & 1U) != 0;
+    const auto bit = static_cast<unsigned>(which);
+    return bit / 32 < mask.size() && (mask[bit / 32] >> bit % 32 & 1U) != 0;
   };
   const auto limit = [](std::uint64_t bytes) {
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes, 1U << 30));
@@ -224,6 +232,13 @@ bool decode_nfs4_attributes(std::span<const std::uint32_t> mask, std::span<const
   into.size = u64();
   into.most_read = has(Attribute::most_read) ? limit(u64()) : 0;
   into.most_write = has(Attribute::most_write) ? limit(u64()) : 0;
+  into.changed_ns = 0;
+  if (has(Attribute::time_modify)) {
+    const std::uint64_t seconds = u64();
+    const std::uint32_t nanoseconds = u32();
+    // Wraps for times beyond the year 2262: they are only compared.
+    into.changed_ns = static_cast<std::int64_t>(seconds * 1'000'000'000 + nanoseconds);
+  }
   return in.ok() && in.at_end();
 }
 

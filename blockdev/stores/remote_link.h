@@ -30,6 +30,7 @@ struct RemoteDisk {
   bool can_zero = false;
   bool multi_conn = false;  // a flush on one connection covers the writes of all
   bool has_status = false;  // knows holes
+  std::int64_t changed_ns = 0;  // its content, since 1970, when first connected; 0: not told
 };
 
 // What makes `now` unfit to take the place of `before`; empty: nothing.

@@ -20,6 +20,7 @@
 #include "blockdev/chain/verify.h"
 #include "blockdev/control/chain_service.h"
 #include "blockdev/stores/nbd_store.h"
+#include "blockdev/stores/nfs_uri.h"
 #include "blockdev/tools/cowchain_info.h"
 
 namespace tidepool::tools {
@@ -44,9 +45,13 @@ int report(const Error& error) {
 int run_create(const Arguments& a) {
   NewLayer layer{.path = a.top};
   if (!a.size.empty()) layer.size = *parse_size(a.size);
-  if (!a.parent.empty()) layer.kind = ParentKind::layer;
-  if (!a.base.empty()) layer.kind = is_nbd_uri(a.base) ? ParentKind::nbd : ParentKind::file;
   layer.parent = a.parent.empty() ? a.base : a.parent;
+  if (is_nbd_uri(layer.parent.native()))
+    layer.kind = ParentKind::nbd;
+  else if (is_nfs_uri(layer.parent.native()))
+    layer.kind = ParentKind::nfs;
+  else if (!layer.parent.empty())
+    layer.kind = a.parent.empty() ? ParentKind::file : ParentKind::layer;
   if (layer.kind == ParentKind::none && layer.size == 0) {
     fmt::print(stderr, "cowchain: create: a layer without --parent and --base needs --size\n");
     return exit_usage;
@@ -223,9 +228,10 @@ int run(int argc, char** argv) {
     return sub;
   };
   CLI::App& create = *verb("create", "Make an empty layer", run_create);
-  CLI::Option* const parent =
-      create.add_option("--parent", a.parent, "The layer to stand on; it is sealed if active");
-  create.add_option("--base", a.base, "The raw file, device or NBD URI to stand on")->excludes(parent);
+  CLI::Option* const parent = create.add_option(
+      "--parent", a.parent, "The layer to stand on, sealed if active; or a URI, as --base");
+  create.add_option("--base", a.base, "The raw file, device, NBD or NFS URI to stand on")
+      ->excludes(parent);
   create.add_option("--size", a.size, "Size of the disk (default: the parent's)")
       ->type_name("SIZE")
       ->check(size_fault);

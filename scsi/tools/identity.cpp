@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/byte_order.h"
+#include "blockdev/stores/nfs_uri.h"
 
 namespace tidepool::scsi::tools {
 
@@ -23,7 +24,9 @@ bool allowed(char c) {
 
 std::string default_target_name(const std::string& disk) {
   std::string suffix;
-  for (char c : std::filesystem::path(disk).filename().string()) {
+  // Of a URI, without its options.
+  const std::string place = blockdev::is_nfs_uri(disk) ? disk.substr(0, disk.find('?')) : disk;
+  for (char c : std::filesystem::path(place).filename().string()) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + ('a' - 'A'));
     suffix += allowed(c) && c != ':' ? c : '-';
   }

@@ -162,7 +162,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", TIDEPOOL_VERSION);
   Arguments a;
   LogicalUnitOptions& unit = a.unit;
-  app.add_option("DISK", a.disks, "Files or block devices: logical units 0, 1, ...")
+  app.add_option("DISK", a.disks, "Files, block devices or nfs:// URIs: logical units 0, 1, ...")
       ->required()
       ->expected(1, Device::most_luns);
   app.add_option("--target", a.target_name,

@@ -15,7 +15,7 @@ struct Disk {
   std::unique_ptr<ReservationStorage> reservations;
 };
 
-// name: a path of a file or block device.
+// name: a path of a file or block device, or an NFS URI.
 Result<Disk> open_disk(const std::string& name, bool read_only);
 
 }  // namespace tidepool::scsi::tools

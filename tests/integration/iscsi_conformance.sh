@@ -1,6 +1,7 @@
 #!/bin/bash
 # libiscsi's conformance suite against nas-scsi, over two portals; its own verdict counts.
-# FAMILY: what to run (ALL); OPTIONS: more for nas-scsi, such as --removable.
+# FAMILY: what to run (ALL); OPTIONS: more for nas-scsi, such as --removable; DISK: its disk, which
+# is overwritten (a new file unless given).
 # Its blocks-per-physical-block cases contradict GetLBAStatus.UnmapSingle, so the unit says
 # that a physical block is a logical one. SANITIZE is left out: it wants a unit that takes
 # many seconds to overwrite.
@@ -14,10 +15,10 @@ clean_up() {
   rm -rf "$work"
 }
 trap clean_up EXIT
-truncate -s 100M "$work/disk.img"
+[[ -n ${DISK:-} ]] || truncate -s 100M "${DISK:=$work/disk.img}"
 # shellcheck disable=SC2086  # OPTIONS are words
 "$build/scsi/tools/nas-scsi" --physical-block-size 512 --portal 127.0.0.1:0 --portal 127.0.0.1:0 \
-  ${OPTIONS:-} "$work/disk.img" >"$work/urls" 2>"$work/log" &
+  ${OPTIONS:-} "$DISK" >"$work/urls" 2>"$work/log" &
 server=$!
 for ((i = 0; i < 200; i++)); do
   [[ $(wc -l <"$work/urls") -ge 2 ]] && break

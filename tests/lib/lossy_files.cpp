@@ -1,7 +1,9 @@
 // Preloaded into a server: what it writes to regular files is in its memory until it calls
 // fsync, so that killing the server loses it, as a power failure would.
 //
-// Knows the calls that nfs-ganesha's VFS makes: pwritev, preadv, fsync, fdatasync.
+// Knows the calls that nfs-ganesha's VFS makes: pwritev, preadv, fsync, fdatasync. It loads that
+// part with RTLD_DEEPBIND, which would find the C library's calls before these: the flag is
+// taken away.
 // Both names of each call are defined here; off_t has 64 bits anyway.
 #undef _FILE_OFFSET_BITS
 #include <dlfcn.h>
@@ -114,6 +116,10 @@ ssize_t preadv(int fd, const iovec* parts, int count, off_t at) {
 }
 ssize_t preadv64(int fd, const iovec* parts, int count, off64_t at) {
   return read_both(fd, parts, count, at);
+}
+void* dlopen(const char* file, int flags) {
+  static const auto dlopen_ = real<void* (*)(const char*, int)>("dlopen");
+  return dlopen_(file, flags & ~RTLD_DEEPBIND);
 }
 int fsync(int fd) { return make_stable(fd, "fsync"); }
 int fdatasync(int fd) { return make_stable(fd, "fdatasync"); }

@@ -41,6 +41,7 @@ NFSV4 { Graceless = true; RecoveryBackend = fs; }
 EXPORT {
   Export_Id = 1; Path = $work/export; Pseudo = /export; Access_Type = RW; Squash = None;
   Protocols = 3, 4; Transports = TCP; SecType = sys; FSAL { Name = VFS; }
+  Attr_Expiration_Time = 0;  # tests change files behind the server's back
 }
 LOG { Default_Log_Level = EVENT; }
 EOF

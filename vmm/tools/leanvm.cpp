@@ -217,9 +217,10 @@ CLI::App* add_run(CLI::App& app, Arguments& a) {
   run->add_option("--cmdline", a.command_line, "The kernel's command line");
   run->add_option("--cpus", a.cpus, "How many vCPUs (default 1)");
   run->add_option("--memory", a.memory, "How much memory (default 512M)");
-  run->add_option("--disk", a.disks,
-                  "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD URI, or with raw a file "
-                  "or device; may be given several times")
+  run->add_option(
+         "--disk", a.disks,
+         "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD or NFS URI, or with raw a file "
+         "or device; may be given several times")
       ->allow_extra_args(false);
   run->add_option("--console", a.console, "What standard input and output are: serial or virtio")
       ->check(CLI::IsMember({"serial", "virtio"}));

@@ -74,5 +74,18 @@ TEST(Nfs4Attributes, AreTakenOnlyWhole) {
   EXPECT_FALSE(decode_nfs4_attributes(more, values, file));
 }
 
+TEST(Nfs4Attributes, TellWhenTheContentChanged) {
+  const std::array mask{1U << 1 | 1U << 4, 1U << (53 - 32)};
+  std::array<std::byte, 24> values{};
+  values[3] = std::byte{1};   // a regular file
+  values[19] = std::byte{2};  // seconds
+  values[23] = std::byte{5};  // nanoseconds
+  NfsFile file;
+  ASSERT_TRUE(decode_nfs4_attributes(mask, values, file));
+  EXPECT_EQ(file.changed_ns, 2'000'000'005);
+  for (std::size_t length = 0; length < values.size(); ++length)
+    EXPECT_FALSE(decode_nfs4_attributes(mask, std::span(values).first(length), file)) << length;
+}
+
 }  // namespace
 }  // namespace tidepool::blockdev

@@ -25,7 +25,8 @@ LayerHeader sample() {
 }
 
 TEST(LayerHeader, SurvivesItsEncoding) {
-  for (ParentKind kind : {ParentKind::none, ParentKind::layer, ParentKind::file, ParentKind::nbd}) {
+  for (ParentKind kind :
+       {ParentKind::none, ParentKind::layer, ParentKind::file, ParentKind::nbd, ParentKind::nfs}) {
     LayerHeader header = sample(), read;
     header.parent.kind = kind;
     if (kind == ParentKind::none) header.parent = {};

@@ -1,0 +1,246 @@
+#include "blockdev/stores/nfs_directory.h"
+
+#include <fcntl.h>
+#include <nfsc/libnfs.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <functional>
+#include <utility>
+
+#include "base/uuid.h"
+
+namespace tidepool::blockdev {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds tick{100};  // libnfs wants to be called so often
+constexpr int file_mode = 0600, directory_mode = 0700;
+
+// One connection, for the calls of one operation, one at a time.
+class Mount {
+ public:
+  Mount(std::string name, const NfsPatience& patience)
+      : name_(std::move(name)), patience_(patience), deadline_(Clock::now() + patience.most) {}
+
+  Result<> open(const NfsLocation& where, const std::string& client) {
+    nfs_.reset(nfs_init_context());
+    if (!nfs_) return fail_errno(ENOMEM, fmt::format("cannot reach '{}'", name_));
+    const auto option = [](const char* option, int value, int unset) {
+      return value == unset ? std::string() : fmt::format("&{}={}", option, value);
+    };
+    // The only way to set ports.
+    const std::string options =
+        fmt::format("nfs:///?version={}{}{}{}{}", where.version,
+                    option("nfsport", where.nfs_port, 0), option("mountport", where.mount_port, 0),
+                    option("uid", where.uid, -1), option("gid", where.gid, -1));
+    struct nfs_url* const url = nfs_parse_url_incomplete(nfs_.get(), options.c_str());
+    if (url == nullptr) return failed("reach", EINVAL);
+    nfs_destroy_url(url);
+    nfs_set_autoreconnect(nfs_.get(), 0);
+    nfs_set_dircache(nfs_.get(), 0);
+    // Else two processes of the same number on two hosts are one client to a server.
+    // libnfs forgets to free the name that it had: some 30 bytes.
+    if (where.version == 4) nfs4_set_client_name(nfs_.get(), client.c_str());
+    return run("reach", [&](nfs_cb answered, void* self) {
+      return nfs_mount_async(nfs_.get(), where.server.c_str(), where.directory.c_str(), answered,
+                             self);
+    });
+  }
+
+  nfs_context* nfs() { return nfs_.get(); }
+  void* data() const { return call_.data; }  // of the last call
+  int count() const { return call_.status; }
+
+  // `take` sees the answer's data as long as they are there.
+  Result<> run(const char* what, const std::function<int(nfs_cb, void*)>& send,
+               std::function<void(const char* data, std::size_t size)> take = nullptr) {
+    call_ = {.take = std::move(take)};
+    if (send(Call::answered, &call_) != 0) return failed(what, EIO);
+    while (!call_.done) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now());
+      if (left.count() <= 0) return failed(what, ETIMEDOUT);
+      std::array<pollfd, 2> fds{};
+      fds[0] = {.fd = nfs_get_fd(nfs_.get()),
+                .events = static_cast<short>(nfs_which_events(nfs_.get())),
+                .revents = 0};
+      fds[1] = {.fd = patience_.stop, .events = POLLIN, .revents = 0};
+      if (::poll(fds.data(), fds.size(), static_cast<int>(std::min(left, tick).count())) < 0)
+        fds[0].revents = 0;
+      if (fds[1].revents != 0)
+        return fail(ErrorKind::busy, "cannot wait for '{}': it is being closed", name_);
+      if (nfs_service(nfs_.get(), fds[0].revents) < 0 && !call_.done) return failed(what, EIO);
+    }
+    if (call_.status < 0) return failed(what, -call_.status);
+    return {};
+  }
+
+  std::unexpected<Error> failed(const char* what, int error) {
+    const bool says = !call_.text.empty() && error != ENOENT && error != EEXIST;
+    return fail_errno(
+        error, fmt::format("cannot {} '{}'{}", what, name_, says ? " (" + call_.text + ")" : ""));
+  }
+
+ private:
+  struct Call {
+    bool done = false;
+    int status = 0;  // a negative errno
+    void* data = nullptr;
+    std::string text;
+    std::function<void(const char*, std::size_t)> take;
+
+    static void answered(int status, nfs_context*, void* data, void* self) {
+      auto& call = *static_cast<Call*>(self);
+      call.done = true;
+      call.status = status;
+      call.data = status < 0 ? nullptr : data;
+      if (status < 0 && data != nullptr) call.text = static_cast<const char*>(data);
+      if (status > 0 && call.take)
+        call.take(static_cast<const char*>(data), static_cast<std::size_t>(status));
+    }
+  };
+  struct Destroy {
+    void operator()(nfs_context* nfs) const { nfs_destroy_context(nfs); }
+  };
+  const std::string name_;
+  const NfsPatience patience_;
+  const Clock::time_point deadline_;
+  Call call_;  // outlives the context, which answers it when it goes
+  std::unique_ptr<nfs_context, Destroy> nfs_;
+};
+
+class NfsDirectory final : public Directory {
+ public:
+  NfsDirectory(const NfsLocation& where, const std::string& below, const NfsPatience& patience)
+      : where_(where),
+        patience_(patience),
+        path_(below.empty() ? "" : "/" + below),
+        name_(fmt::format("nfs://{}{}{}", where.server,
+                          where.directory == "/" ? "" : where.directory, path_)),
+        client_("tidepool " + to_text(new_uuid())) {}
+
+  const std::string& name() const override { return name_; }
+
+  Result<> make() override {
+    Mount mount(name_, patience_);
+    if (auto r = mount.open(where_, client_); !r) return r;
+    auto made = mount.run("make", [&](nfs_cb answered, void* self) {
+      return nfs_mkdir2_async(mount.nfs(), path_.c_str(), directory_mode, answered, self);
+    });
+    return !made && made.error().kind == ErrorKind::exists ? Result<>() : made;
+  }
+
+  Result<std::vector<std::string>> list() override {
+    Mount mount(name_, patience_);
+    if (auto r = mount.open(where_, client_); !r) return std::unexpected(r.error());
+    auto opened = mount.run("list", [&](nfs_cb answered, void* self) {
+      return nfs_opendir_async(mount.nfs(), path_.empty() ? "/" : path_.c_str(), answered, self);
+    });
+    if (!opened) return std::unexpected(opened.error());
+    auto* const directory = static_cast<nfsdir*>(mount.data());
+    std::vector<std::string> names;
+    while (const nfsdirent* const entry = nfs_readdir(mount.nfs(), directory)) {
+      const std::string_view found = entry->name;
+      if (found != "." && found != "..") names.emplace_back(found);
+    }
+    nfs_closedir(mount.nfs(), directory);
+    return names;
+  }
+
+  Result<std::vector<std::byte>> read(const std::string& file, std::size_t most) override {
+    Mount mount(name_ + "/" + file, patience_);
+    std::vector<std::byte> data;
+    auto done = with_file(mount, file, O_RDONLY, [&](nfsfh* handle) {
+      return mount.run(
+          "read",
+          [&](nfs_cb answered, void* self) {
+            return nfs_pread_async(mount.nfs(), handle, 0, most, answered, self);
+          },
+          [&](const char* from, std::size_t size) {
+            const auto* const bytes = reinterpret_cast<const std::byte*>(from);
+            data.assign(bytes, bytes + std::min(size, most));
+          });
+    });
+    if (!done) return std::unexpected(done.error());
+    return data;
+  }
+
+  Result<> create(const std::string& file, std::span<const std::byte> data) override {
+    return write_to(file, O_CREAT | O_EXCL, data);
+  }
+
+  Result<> overwrite(const std::string& file, std::span<const std::byte> data) override {
+    return write_to(file, 0, data);
+  }
+
+  Result<> replace(const std::string& file, std::span<const std::byte> data) override {
+    const std::string fresh = file + ".new";
+    if (auto written = write_to(fresh, O_CREAT | O_TRUNC, data); !written) return written;
+    Mount mount(name_ + "/" + file, patience_);
+    if (auto r = mount.open(where_, client_); !r) return r;
+    return mount.run("replace", [&](nfs_cb answered, void* self) {
+      return nfs_rename_async(mount.nfs(), path_of(fresh).c_str(), path_of(file).c_str(), answered,
+                              self);
+    });
+  }
+
+  Result<> remove(const std::string& file) override {
+    Mount mount(name_ + "/" + file, patience_);
+    if (auto r = mount.open(where_, client_); !r) return r;
+    return mount.run("remove", [&](nfs_cb answered, void* self) {
+      return nfs_unlink_async(mount.nfs(), path_of(file).c_str(), answered, self);
+    });
+  }
+
+ private:
+  std::string path_of(const std::string& file) const { return path_ + "/" + file; }
+
+  Result<> with_file(Mount& mount, const std::string& file, int flags,
+                     const std::function<Result<>(nfsfh*)>& work) {
+    if (auto r = mount.open(where_, client_); !r) return r;
+    auto opened = mount.run("open", [&](nfs_cb answered, void* self) {
+      return nfs_open2_async(mount.nfs(), path_of(file).c_str(), flags, file_mode, answered, self);
+    });
+    if (!opened) return opened;
+    auto* const handle = static_cast<nfsfh*>(mount.data());
+    auto done = work(handle);
+    auto closed = mount.run("close", [&](nfs_cb answered, void* self) {
+      return nfs_close_async(mount.nfs(), handle, answered, self);
+    });
+    return done ? closed : done;
+  }
+
+  Result<> write_to(const std::string& file, int flags, std::span<const std::byte> data) {
+    Mount mount(name_ + "/" + file, patience_);
+    // O_SYNC: what is answered is stable, without a verifier that nobody would look at.
+    return with_file(mount, file, O_WRONLY | O_SYNC | flags, [&](nfsfh* handle) -> Result<> {
+      for (std::size_t at = 0; at < data.size();) {
+        auto written = mount.run("write", [&](nfs_cb answered, void* self) {
+          return nfs_pwrite_async(mount.nfs(), handle, at, data.size() - at, &data[at], answered,
+                                  self);
+        });
+        if (!written) return written;
+        if (mount.count() == 0) return mount.failed("write", EIO);
+        at += static_cast<std::size_t>(mount.count());
+      }
+      return {};
+    });
+  }
+
+  const NfsLocation where_;
+  const NfsPatience patience_;
+  const std::string path_, name_, client_;
+};
+
+}  // namespace
+
+std::unique_ptr<Directory> nfs_directory(const NfsLocation& where, const std::string& below,
+                                         const NfsPatience& patience) {
+  return std::make_unique<NfsDirectory>(where, below, patience);
+}
+
+}  // namespace tidepool::blockdev

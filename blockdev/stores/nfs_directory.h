@@ -1,0 +1,28 @@
+// A directory on an NFS server, by libnfs's calls on files: versions 3 and 4.
+//
+// Each call has a connection of its own that ends with it: nothing is cached, and nothing is
+// sent again behind the caller's back. So a call costs some ten round trips; it is for what
+// happens seldom. Writes are stable ones.
+//
+// Limits: names are looked up in the DNS without a limit of ours in time. Servers in their
+// grace period refuse changes in version 4.
+#pragma once
+
+#include <chrono>
+#include <memory>
+
+#include "blockdev/directory.h"
+#include "blockdev/stores/nfs_uri.h"
+
+namespace tidepool::blockdev {
+
+struct NfsPatience {
+  std::chrono::milliseconds most{10'000};  // a call takes
+  int stop = -1;  // a descriptor: calls end with ErrorKind::busy once it is readable
+};
+
+// That which `where`'s file is in; or, if `below` is not empty, the one of that name in it.
+std::unique_ptr<Directory> nfs_directory(const NfsLocation& where, const std::string& below,
+                                         const NfsPatience& patience);
+
+}  // namespace tidepool::blockdev
