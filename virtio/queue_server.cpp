@@ -69,12 +69,14 @@ void QueueServer::serve() {
   bool took_all = false;
   do {
     queue_.disable_kicks();
+    put_back_ = 0;
     took_all = serve_();
-  } while (took_all && !is_broken_ && queue_.enable_kicks());
+  } while (took_all && !is_broken_ && queue_.enable_kicks(put_back_));
 }
 
 bool QueueServer::take(Chain& chain) {
   if (quiet_ || is_broken_) return false;
+  put_back_ = 0;
   switch (queue_.pop(chain)) {
     case PopResult::chain:
       ++held_;
@@ -91,6 +93,17 @@ bool QueueServer::take(Chain& chain) {
 void QueueServer::give(const Chain& chain, std::uint32_t written) {
   queue_.push(chain, written);
   --held_;
+}
+
+void QueueServer::give_all(std::span<const UsedChain> chains) {
+  queue_.push_all(chains);
+  held_ -= static_cast<unsigned>(chains.size());
+}
+
+void QueueServer::put_back(std::uint16_t count) {
+  queue_.put_back(count);
+  held_ -= count;
+  put_back_ = count;
 }
 
 void QueueServer::notify() {

@@ -35,6 +35,11 @@ class QueueServer {
   // the driver hears of it.
   void give(const Chain& chain, std::uint32_t written);
   void notify();
+  // The same for several chains at once.
+  void give_all(std::span<const UsedChain> chains);
+  // The last `count` chains that were taken are too few: they come again, once there are
+  // more than those.
+  void put_back(std::uint16_t count);
   // The device can take chains again.
   void more() { serve(); }
   // A chain that cannot even be answered.
@@ -60,7 +65,8 @@ class QueueServer {
   Kick kick_;
   bool waiting_ = false;  // for a kick, in the kernel's hands
   bool quiet_ = true, is_broken_ = false;
-  unsigned held_ = 0;  // chains
+  unsigned held_ = 0;           // chains
+  std::uint16_t put_back_ = 0;  // chains, and none taken since
   std::function<void()> when_quiet_;
 };
 

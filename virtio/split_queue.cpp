@@ -167,12 +167,19 @@ void SplitQueue::push(const Chain& chain, std::uint32_t written) {
     writer_->wrote(static_cast<const std::byte*>(piece.iov_base), length);
     left -= length;
   }
-  const std::uint64_t slot = next_used_ & (layout_.size - 1U);
-  const std::uint64_t offset = ring_header_bytes + slot * used_entry_bytes;
-  const std::uint32_t entry[2] = {chain.head, written};
-  std::memcpy(used_ + offset, entry, sizeof entry);
-  writer_->wrote(layout_.used + offset, sizeof entry);
-  ++next_used_;
+  const UsedChain used{chain.head, written};
+  push_all({&used, 1});
+}
+
+void SplitQueue::push_all(std::span<const UsedChain> chains) {
+  for (const UsedChain& chain : chains) {
+    const std::uint64_t slot = next_used_ & (layout_.size - 1U);
+    const std::uint64_t offset = ring_header_bytes + slot * used_entry_bytes;
+    const std::uint32_t entry[2] = {chain.head, chain.written};
+    std::memcpy(used_ + offset, entry, sizeof entry);
+    writer_->wrote(layout_.used + offset, sizeof entry);
+    ++next_used_;
+  }
   store16(used_ + index_offset, next_used_, std::memory_order_release);
   writer_->wrote(layout_.used + index_offset, sizeof next_used_);
 }
@@ -201,15 +208,16 @@ void SplitQueue::publish16(std::uint64_t offset_in_used, std::uint16_t value) {
   writer_->wrote(layout_.used + offset_in_used, sizeof value);
 }
 
-bool SplitQueue::enable_kicks() {
+bool SplitQueue::enable_kicks(std::uint16_t known) {
+  const auto seen = static_cast<std::uint16_t>(next_available_ + known);
   if (event_index_) {
-    publish16(ring_header_bytes + layout_.size * used_entry_bytes, next_available_);
+    publish16(ring_header_bytes + layout_.size * used_entry_bytes, seen);
   } else {
     publish16(flags_offset, 0);
   }
   // A chain that came before the driver saw this is seen here.
   full_barrier();
-  return load16(available_ + index_offset, std::memory_order_acquire) != next_available_;
+  return load16(available_ + index_offset, std::memory_order_acquire) != seen;
 }
 
 void SplitQueue::disable_kicks() {

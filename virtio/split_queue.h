@@ -14,6 +14,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "virtio/guest_memory.h"
@@ -45,6 +46,12 @@ struct Chain {
   std::array<iovec, most_segments> segments;
 };
 
+// A chain on its way back, of which the device wrote so many bytes.
+struct UsedChain {
+  std::uint16_t head = 0;
+  std::uint32_t written = 0;
+};
+
 enum class PopResult { empty, chain, broken };
 
 class SplitQueue {
@@ -59,12 +66,20 @@ class SplitQueue {
   // Gives a chain back, of which the device wrote the first `written` bytes of
   // chain.segments' writable pieces.
   void push(const Chain& chain, std::uint32_t written);
+  // The same for several at once: the driver sees all of them or none. What was written
+  // to their pieces was marked already.
+  void push_all(std::span<const UsedChain> chains);
+  // The last `count` chains that pop() gave, none of which was pushed, come again.
+  void put_back(std::uint16_t count) {
+    next_available_ = static_cast<std::uint16_t>(next_available_ - count);
+  }
   // Whether the driver wants to hear of what was pushed since it was last asked.
   bool wants_interrupt();
 
   // Whether the driver shall tell of new chains. After enable_kicks() says true there
-  // are some that came before it heard: pop() is due.
-  bool enable_kicks();
+  // are some that came before it heard: pop() is due. `known` chains are there already,
+  // and not enough.
+  bool enable_kicks(std::uint16_t known = 0);
   void disable_kicks();
 
   QueuePosition position() const { return {next_available_, next_used_}; }

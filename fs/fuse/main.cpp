@@ -31,6 +31,7 @@ constexpr const char* option_help =
     "  spin=US          microseconds to poll for the next request before sleeping\n"
     "  io_uring         FUSE over io_uring (Linux 6.14; switches it on in the kernel)\n"
     "  no_io_uring      never FUSE over io_uring\n"
+    "  vhost-user-dir=DIR  offers each disk on a vhost-user-blk socket, DIR/VM/DISK\n"
     "Those of mount(8) that fstab needs (noauto, _netdev, noatime, ...) are accepted.\n"
     "See elasticfs(8).";
 
@@ -46,6 +47,12 @@ Result<> check_mountpoint(const MountOptions& options) {
   if (!S_ISDIR(s.st_mode))
     return fail(ErrorKind::invalid_argument, "mount point '{}' is not a directory",
                 options.mountpoint);
+  const std::string& sockets = options.vhost_user_directory;
+  if (sockets == options.mountpoint || sockets.starts_with(options.mountpoint + "/"))
+    return fail(ErrorKind::invalid_argument,
+                "vhost-user-dir '{}' is in the mount itself; choose a directory elsewhere, such as "
+                "one in /run",
+                sockets);
   return {};
 }
 
@@ -70,7 +77,14 @@ Result<> serve(const MountOptions& options, Background& background) {
   prepare_for_low_memory();
   UniqueFd disconnected(::eventfd(0, EFD_CLOEXEC));
   if (!disconnected) return fail_errno(errno, "cannot create an eventfd");
-  auto session = Session::mount(pool, options, [&disconnected] {
+  DiskUsers users;
+  std::unique_ptr<DiskSockets> sockets;
+  if (!options.vhost_user_directory.empty()) {
+    auto opened_sockets = DiskSockets::open(pool, users, options.vhost_user_directory);
+    if (!opened_sockets) return std::unexpected(opened_sockets.error());
+    sockets = std::move(*opened_sockets);
+  }
+  auto session = Session::mount(pool, options, users, sockets.get(), [&disconnected] {
     std::uint64_t one = 1;
     [[maybe_unused]] ssize_t written = ::write(disconnected.get(), &one, sizeof one);
   });
@@ -78,6 +92,7 @@ Result<> serve(const MountOptions& options, Background& background) {
   auto control = control::start_control(pool, **store, {options.pool, options.mountpoint});
   if (!control) log().warn("elasticctl cannot reach this mount: {}", control.error().message);
   lift_cache_limits(options.mountpoint);
+  if (sockets) sockets->serve(options.mountpoint);
   background.ready();
   notify_service_manager("READY=1");
 
@@ -87,6 +102,7 @@ Result<> serve(const MountOptions& options, Background& background) {
   wait_for_end(signals, disconnected.get());
   notify_service_manager("STOPPING=1");
   if (control) control->reset();
+  if (sockets) sockets->stop();  // front ends first: they keep the mount in use
   (*session)->stop();
   return {};  // the pool's end commits and closes it
 }
@@ -124,8 +140,8 @@ int run(int argc, char** argv) {
     }
   }
   std::error_code ignored;
-  for (std::string* path : {&options.pool, &options.mountpoint})
-    if (auto full = std::filesystem::absolute(*path, ignored); !ignored)
+  for (std::string* path : {&options.pool, &options.mountpoint, &options.vhost_user_directory})
+    if (auto full = std::filesystem::absolute(*path, ignored); !path->empty() && !ignored)
       *path = full.lexically_normal().string();
   // In all threads, so that only wait_for_end() takes them.
   sigset_t signals;

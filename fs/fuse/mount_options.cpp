@@ -38,6 +38,11 @@ Result<> parse_one(std::string_view option, MountOptions& o) {
     auto n = name == "loops" ? number(name, value, 1, 64) : number(name, value, 0, 1000);
     if (!n) return std::unexpected(n.error());
     (name == "loops" ? o.loops : o.spin_us) = *n;
+  } else if (name == "vhost-user-dir") {
+    if (value.empty())
+      return fail(ErrorKind::invalid_argument,
+                  "mount option vhost-user-dir: a directory is meant, vhost-user-dir=DIR");
+    o.vhost_user_directory = value;
   } else if (option == "ro") {
     o.read_only = true;
   } else if (option == "io_uring") {

@@ -17,6 +17,7 @@ struct MountOptions {
   unsigned loops = 1;    // threads that serve requests, 1..64
   unsigned spin_us = 0;  // 0..1000
   enum class IoUring : std::uint8_t { automatic, on, off } io_uring = IoUring::automatic;
+  std::string vhost_user_directory;  // for the disks' sockets; empty: none
   std::vector<std::string> kernel;  // passed on to mount(2): allow_other, noatime, ...
 };
 

@@ -19,7 +19,9 @@ namespace tidepool::elasticfs {
 struct OpenDisk {
   pool::NodeId id = 0;
   pool::Disk* disk = nullptr;
-  bool dirties_cache = false;  // open for writing through the kernel's page cache
+  bool cached = false;         // open through the kernel's page cache
+  bool dirties_cache = false;  // and for writing
+  bool shrinks = false;        // held to make it smaller
 };
 
 fuse_lowlevel_ops make_operations();

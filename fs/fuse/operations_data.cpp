@@ -129,6 +129,7 @@ void truncated(Exchange& exchange, int error) {
   Result<> done;
   if (error == 0) done = pool.set_size(*held->disk, exchange.argument);
   auto attributes = pool.attributes(held->id);
+  if (held->shrinks) session_of(request).disk_users().end_shrink(held->id);
   pool.release(held->disk);
   delete held;
   if (error != 0) return void(fuse_reply_err(request, error));
@@ -143,15 +144,23 @@ void setattr(fuse_req_t request, fuse_ino_t node, struct stat* attr, int which, 
   bool is_disk = attributes && attributes->kind == pool::NodeKind::disk;
   if (attributes && (others != 0 || which == 0))
     attributes = pool.set_attributes(node, changes_of(*attr, others, is_disk));
+  if (attributes && (others & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0)
+    session_of(request).node_changed(node);
   if (!attributes || (which & FUSE_SET_ATTR_SIZE) == 0)
     return reply_attributes(request, attributes);
   if (session_of(request).options().read_only) return void(fuse_reply_err(request, EROFS));
   auto disk = pool.hold(node);
   if (!disk) return reply_error(request, disk.error());
+  const bool shrinks = static_cast<std::uint64_t>(attr->st_size) < attributes->size;
+  if (shrinks && !session_of(request).disk_users().begin_shrink(node)) {
+    pool.release(*disk);
+    return void(fuse_reply_err(request, EBUSY));
+  }
   Exchange& exchange = begin(request);
   exchange.disk = new OpenDisk{node, *disk};
+  exchange.disk->shrinks = shrinks;
   exchange.argument = static_cast<std::uint64_t>(attr->st_size);
-  if (exchange.argument >= attributes->size) return truncated(exchange, 0);
+  if (!shrinks) return truncated(exchange, 0);
   exchange.op = IoOp::discard;
   exchange.offset = exchange.argument;
   exchange.length = attributes->size - exchange.argument;

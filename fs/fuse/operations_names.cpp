@@ -55,6 +55,17 @@ void reply_entry(fuse_req_t request, const Result<Attributes>& attributes) {
   fuse_reply_entry(request, &entry);
 }
 
+void reply_made(fuse_req_t request, const Result<Attributes>& made) {
+  if (made) session_of(request).node_changed(made->id);
+  reply_entry(request, made);
+}
+
+// The node that has the name now, for node_changed() when it has lost it; 0: none has.
+NodeId node_at(fuse_req_t request, NodeId parent, const char* name) {
+  const auto found = pool_of(request).lookup(parent, name);
+  return found ? found->id : 0;
+}
+
 void reply_result(fuse_req_t request, const Result<>& result) {
   fuse_reply_err(request, result ? 0 : result.error().errno_value);
 }
@@ -74,14 +85,14 @@ void mkdir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode)
   const fuse_ctx* caller = fuse_req_ctx(request);
   if (parent != pool::root_id) return void(fuse_reply_err(request, EPERM));
   // A VM's disks are nobody else's business, whatever the caller's umask says.
-  reply_entry(request, pool_of(request).make_vm(name, mode & 07700, caller->uid, caller->gid));
+  reply_made(request, pool_of(request).make_vm(name, mode & 07700, caller->uid, caller->gid));
 }
 
 void mknod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t) {
   const fuse_ctx* caller = fuse_req_ctx(request);
   if (!S_ISREG(mode)) return void(fuse_reply_err(request, EPERM));
-  reply_entry(request,
-              pool_of(request).make_disk(parent, name, mode & disk_mode_mask, caller->uid, caller->gid));
+  reply_made(request, pool_of(request).make_disk(parent, name, mode & disk_mode_mask, caller->uid,
+                                                 caller->gid));
 }
 
 void refuse_link(fuse_req_t request, fuse_ino_t, fuse_ino_t, const char*) {
@@ -93,11 +104,19 @@ void refuse_symlink(fuse_req_t request, const char*, fuse_ino_t, const char*) {
 }
 
 void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  reply_result(request, pool_of(request).remove_disk(parent, name));
+  const NodeId disk = node_at(request, parent, name);
+  const auto removed = pool_of(request).remove_disk(parent, name);
+  if (removed) session_of(request).node_changed(disk);
+  reply_result(request, removed);
 }
 
 void rmdir(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  if (parent == pool::root_id) return reply_result(request, pool_of(request).remove_vm(name));
+  if (parent == pool::root_id) {
+    const NodeId vm = node_at(request, parent, name);
+    const auto removed = pool_of(request).remove_vm(name);
+    if (removed) session_of(request).node_changed(vm);
+    return reply_result(request, removed);
+  }
   auto found = pool_of(request).lookup(parent, name);
   fuse_reply_err(request, found ? ENOTDIR : found.error().errno_value);
 }
@@ -106,19 +125,26 @@ void rename(fuse_req_t request, fuse_ino_t from, const char* from_name, fuse_ino
             const char* to_name, unsigned flags) {
   constexpr unsigned no_replace = 1;  // RENAME_NOREPLACE
   if ((flags & ~no_replace) != 0) return void(fuse_reply_err(request, EINVAL));
-  reply_result(request,
-               pool_of(request).rename(from, from_name, to, to_name, (flags & no_replace) != 0));
+  const NodeId moved = node_at(request, from, from_name), replaced = node_at(request, to, to_name);
+  const auto renamed =
+      pool_of(request).rename(from, from_name, to, to_name, (flags & no_replace) != 0);
+  if (renamed && replaced != 0 && replaced != moved) session_of(request).node_changed(replaced);
+  if (renamed) session_of(request).node_changed(moved);
+  reply_result(request, renamed);
 }
 
 // A file opened for direct I/O bypasses the page cache, and its writes run in
-// parallel; any other is cached, and stays so from one open to the next.
+// parallel; any other is cached, and stays so from one open to the next. While a front
+// end writes to the disk, all bypass it.
 void set_up(fuse_req_t request, fuse_file_info& file, NodeId id, pool::Disk* disk) {
-  bool direct = (file.flags & O_DIRECT) != 0;
   bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
-  auto* opened = new OpenDisk{id, disk, writes && !direct};
+  DiskUsers::Opening opening;
+  if ((file.flags & O_DIRECT) == 0) opening = session_of(request).disk_users().open(id);
+  const bool direct = !opening.cached;
+  auto* opened = new OpenDisk{id, disk, opening.cached, writes && opening.cached};
   if (opened->dirties_cache) session_of(request).cached_writers().add(id);
   file.fh = reinterpret_cast<std::uintptr_t>(opened);
-  file.keep_cache = 1;
+  file.keep_cache = direct || opening.keep_cache ? 1 : 0;
   file.direct_io = direct ? 1 : 0;
   Session::opening_direct = direct;
 }
@@ -131,6 +157,7 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
   if (!made) return reply_error(request, made.error());
   auto disk = pool.hold(made->id);
   if (!disk) return reply_error(request, disk.error());
+  session_of(request).node_changed(made->id);
   set_up(request, *file, made->id, *disk);
   fuse_entry_param entry = entry_of(*made);
   fuse_reply_create(request, &entry, file);
@@ -146,6 +173,7 @@ void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
 void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   OpenDisk* opened = open_disk(file);
   if (opened->dirties_cache) session_of(request).cached_writers().remove(opened->id);
+  if (opened->cached) session_of(request).disk_users().close_cached(opened->id);
   pool_of(request).release(opened->disk);
   delete opened;
   fuse_reply_err(request, 0);

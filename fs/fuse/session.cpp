@@ -60,8 +60,10 @@ unsigned possible_cpus() {
 thread_local bool Session::opening_direct = false;
 
 Result<std::unique_ptr<Session>> Session::mount(pool::Pool& pool, const MountOptions& options,
+                                                DiskUsers& users, DiskSockets* sockets,
                                                 std::function<void()> on_disconnect) {
-  std::unique_ptr<Session> session(new Session(pool, options, std::move(on_disconnect)));
+  std::unique_ptr<Session> session(
+      new Session(pool, options, users, sockets, std::move(on_disconnect)));
   std::string kernel_options = "default_permissions,subtype=elasticfs,fsname=";
   for (char c : options.pool) {  // libfuse splits at commas
     if (c == ',' || c == '\\') kernel_options += '\\';
@@ -184,6 +186,8 @@ void Session::amend_init(iovec* parts, int count) {
   // Disks never carry set-user-id bits or capabilities (operations_*.cpp). Told so,
   // the kernel does not ask for them before each write.
   std::uint64_t added = offered_ & (abi::direct_io_allow_mmap | abi::handle_killpriv_v2);
+  // A shared mapping keeps pages that a front end's writes do not reach.
+  if (disk_sockets_ != nullptr) added &= ~abi::direct_io_allow_mmap;
   bool queues =
       options_.io_uring != MountOptions::IoUring::off && (offered_ & abi::over_io_uring) != 0;
   if (queues) added |= abi::over_io_uring;

@@ -17,6 +17,7 @@
 #include "fs/fuse/transport.h"
 #include "fs/fuse/worker.h"
 #include "fs/pool/pool.h"
+#include "fs/sockets/disk_sockets.h"
 
 struct fuse_session;
 struct fuse_conn_info;
@@ -26,8 +27,9 @@ namespace tidepool::elasticfs {
 class Session : public Receiver {
  public:
   // Mounts. `disconnected` is called once, from a worker's thread, when the file
-  // system was unmounted.
+  // system was unmounted. Pool, users and sockets outlive the session; sockets may be null.
   static Result<std::unique_ptr<Session>> mount(pool::Pool& pool, const MountOptions& options,
+                                                DiskUsers& users, DiskSockets* sockets,
                                                 std::function<void()> on_disconnect);
   ~Session();
   // Takes the mount away (lazily when it is busy), ends the workers.
@@ -36,6 +38,11 @@ class Session : public Receiver {
   pool::Pool& pool() { return pool_; }
   const MountOptions& options() const { return options_; }
   CachedWriters& cached_writers() { return cached_writers_; }
+  DiskUsers& disk_users() { return disk_users_; }
+  // A node's name, owner or mode changed, or it came or went: before the answer says so.
+  void node_changed(pool::NodeId node) {
+    if (disk_sockets_ != nullptr) disk_sockets_->refresh(node);
+  }
   void initialize(fuse_conn_info& connection);  // the INIT operation
   // The kernel will ask for the node's attributes when it next needs them.
   void forget_attributes(pool::NodeId node);
@@ -47,9 +54,12 @@ class Session : public Receiver {
   void disconnected() override;
 
  private:
-  Session(pool::Pool& pool, const MountOptions& options, std::function<void()> on_disconnect)
+  Session(pool::Pool& pool, const MountOptions& options, DiskUsers& users, DiskSockets* sockets,
+          std::function<void()> on_disconnect)
       : pool_(pool),
         options_(options),
+        disk_users_(users),
+        disk_sockets_(sockets),
         on_disconnect_(std::move(on_disconnect)),
         cached_writers_(pool, options.mountpoint) {}
   static ssize_t reply(int fd, iovec* parts, int count, void* user_data);
@@ -59,6 +69,8 @@ class Session : public Receiver {
 
   pool::Pool& pool_;
   const MountOptions options_;
+  DiskUsers& disk_users_;
+  DiskSockets* const disk_sockets_;
   std::function<void()> on_disconnect_;
   CachedWriters cached_writers_;
   std::atomic<bool> disconnected_{false};

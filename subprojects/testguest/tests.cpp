@@ -3,6 +3,7 @@
 #include "console.h"
 #include "guest.h"
 #include "virtio_block.h"
+#include "virtio_net.h"
 
 namespace {
 
@@ -60,6 +61,20 @@ void test_disk() {
     disk.stop();
   }
   say_line("testguest: kicks", disk.kicks());
+}
+
+// Once with a buffer for each packet, once with many small ones; each until the host says.
+void test_net() {
+  constexpr uint32_t net_id = 1;
+  static NetDriver net;
+  VirtioPciDevice device;
+  require(find_virtio(net_id, 0, device), "no network card");
+  for (uint32_t mode = 0; mode < 2; ++mode) {
+    net.start(device, mode == 1);
+    say_line("testguest: listening, mergeable", mode);
+    say_line("testguest: packets", net.echo());
+    net.stop();
+  }
 }
 
 void test_refused() {

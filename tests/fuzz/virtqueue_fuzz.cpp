@@ -1,11 +1,13 @@
 // A driver that lies: the input is the guest's memory, rings and all. Each chain that
-// comes out lies in it, and so does what the block device makes of the chain.
+// comes out lies in it, and so does what the block device makes of the chain. Then the
+// same memory is a network driver's, who receives packets.
 #include <algorithm>
 #include <cstring>
 
 #include "tests/fuzz/target.h"
 #include "tests/lib/queue_driver.h"
 #include "virtio/block_request.h"
+#include "virtio/packet_placer.h"
 #include "virtio/split_queue.h"
 
 namespace tidepool::test {
@@ -51,6 +53,43 @@ void judge(Chain& chain, const Judge& memory) {
     return;
   }
   require(memory.total(request->data) == request->data_length, "the data is what was counted");
+}
+
+// A queue as the placer sees it.
+struct ReceiveQueue {
+  SplitQueue& queue;
+  unsigned taken = 0;
+  std::uint64_t given = 0;  // bytes
+  bool take(Chain& chain) {
+    const bool got = queue.pop(chain) == PopResult::chain;
+    taken += got ? 1 : 0;
+    return got;
+  }
+  void put_back(std::uint16_t count) {
+    require(count <= taken, "no more is put back than was taken");
+    taken -= count;
+    queue.put_back(count);
+  }
+  void give_all(std::span<const UsedChain> chains) {
+    for (const UsedChain& chain : chains) given += chain.written;
+    taken -= static_cast<unsigned>(chains.size());
+    queue.push_all(chains);
+  }
+};
+
+void receive(MemoryWriter& writer, const QueueLayout& layout, bool mergeable) {
+  auto queue = SplitQueue::create(writer, layout, true, {});
+  ReceiveQueue buffers{*queue};
+  PacketPlacer placer;
+  const std::vector<std::byte> packet(1500, std::byte{0x5a});
+  for (unsigned turn = 0; turn < 2 * entries; ++turn) {
+    const std::uint64_t before = buffers.given;
+    const std::size_t bytes = std::min<std::size_t>(packet.size(), 60 << turn % 6);
+    const Placed placed = placer.place(buffers, writer, std::span(packet).first(bytes), mergeable);
+    require(buffers.taken == 0, "no buffer is kept");
+    require(buffers.given - before == (placed == Placed::yes ? bytes : 0), "all of it or nothing");
+    if (placed != Placed::yes) break;
+  }
 }
 
 }  // namespace
@@ -100,6 +139,11 @@ void run_one(std::span<const std::byte> input) {
     queue->push(chain, static_cast<std::uint32_t>(chain.writable_bytes));
     queue->wants_interrupt();
     queue->enable_kicks();
+  }
+  for (const bool mergeable : {false, true}) {
+    std::fill_n(start, memory_bytes, std::byte{0});
+    std::copy_n(input.begin(), std::min<std::size_t>(input.size(), memory_bytes), start);
+    receive(writer, rings.layout(), mergeable);
   }
 }
 

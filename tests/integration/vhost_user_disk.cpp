@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   if (!device) return report(device.error());
   UniqueFd connection = accept_one(argv[1]);
   if (!connection) return std::perror("vhost_user_disk"), 1;
-  virtio::vhost_user::BackEnd back_end(**device, std::move(connection));
+  virtio::vhost_user::BackEnd back_end(**device, std::move(connection), {});
   auto served = back_end.serve();
   return served ? 0 : report(served.error());
 }

@@ -1,5 +1,6 @@
 #include "virtio/vhost_user/back_end.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -35,8 +36,30 @@ struct BackEnd::CallInterrupt final : Interrupt {
   }
 };
 
-BackEnd::BackEnd(Device& device, UniqueFd connection)
-    : device_(device), connection_(std::move(connection)), vrings_(device.queue_sizes().size()) {}
+namespace {
+
+// An eventfd, and one that makes nobody wait who writes to it: what is full is signalled.
+bool take_eventfd(int fd) {
+  const std::string link = fmt::format("/proc/self/fd/{}", fd);
+  std::array<char, 64> target{};
+  const ssize_t length = ::readlink(link.c_str(), target.data(), target.size());
+  const std::string_view name(target.data(), length > 0 ? static_cast<std::size_t>(length) : 0);
+  return name == "anon_inode:[eventfd]" &&
+         ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK) == 0;
+}
+
+bool cannot_shrink(int fd) {
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+}
+
+}  // namespace
+
+BackEnd::BackEnd(Device& device, UniqueFd connection, BackEndOptions options)
+    : device_(device),
+      connection_(std::move(connection)),
+      options_(options),
+      vrings_(device.queue_sizes().size()) {}
 
 BackEnd::~BackEnd() { stop(); }
 
@@ -226,6 +249,9 @@ Result<> BackEnd::handle_vring(Received& message) {
       if (queue == nullptr) return wrong(message, "no such queue");
       if (place->none != message.descriptors.empty()) return wrong(message, "no descriptor");
       if (message.header.request == Request::set_vring_error) return {};
+      if (!place->none && !take_eventfd(message.descriptors.front().get())) {
+        return wrong(message, "not an eventfd");
+      }
       stop();
       UniqueFd fd = place->none ? UniqueFd() : std::move(message.descriptors.front());
       if (message.header.request == Request::set_vring_call) {
@@ -257,6 +283,11 @@ Result<> BackEnd::map_memory(Received& message) {
     if (::fstat(fd, &status) != 0 ||
         !range_fits(region.offset, region.length, static_cast<std::uint64_t>(status.st_size))) {
       return wrong(message, "a region is larger than its file");
+    }
+    if (options_.sealed_memory_only && !cannot_shrink(fd)) {
+      return wrong(message,
+                   "guest memory must be a memory file sealed against shrinking "
+                   "(of QEMU: memory-backend-memfd, share=on, seal=on)");
     }
     auto mapping = std::make_unique<Mapping>();
     mapping->region = region;

@@ -6,7 +6,8 @@
 // with what is active then, from where it was.
 //
 // The front end is trusted with its guest's memory, and no more: its messages are
-// checked. A front end that shortens a memory file that it gave ends the process.
+// checked. One that shortens a memory file that it gave ends the process; so who serves
+// strangers takes only files that cannot be shortened.
 //
 // Limits: no dirty log, no in-flight region, no polled queues (a kick descriptor is
 // needed): these features are not offered.
@@ -24,10 +25,15 @@
 
 namespace tidepool::virtio::vhost_user {
 
+struct BackEndOptions {
+  // Guest memory must be in memory files (memfd_create(2)) sealed with F_SEAL_SHRINK.
+  bool sealed_memory_only = false;
+};
+
 class BackEnd {
  public:
   // The device outlives it, and is its alone.
-  BackEnd(Device& device, UniqueFd connection);
+  BackEnd(Device& device, UniqueFd connection, BackEndOptions options);
   ~BackEnd();
   BackEnd(const BackEnd&) = delete;
   BackEnd& operator=(const BackEnd&) = delete;
@@ -70,6 +76,7 @@ class BackEnd {
 
   Device& device_;
   const UniqueFd connection_;
+  const BackEndOptions options_;
   std::uint64_t features_ = 0, protocol_features_ = 0;
   std::vector<std::unique_ptr<Mapping>> mappings_;
   std::shared_ptr<const GuestMemory> memory_;

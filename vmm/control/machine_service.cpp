@@ -28,6 +28,10 @@ json describe(Machine& machine, const std::string& name) {
                      {"read_only", geometry.read_only},
                      {"queues", disk.queues}});
   }
+  json nets = json::array();
+  for (const MachineNet& net : config.nets) {
+    nets.push_back({{"name", net.name}, {"mac", virtio::to_string(net.address)}});
+  }
   return {{"name", name},
           {"pid", ::getpid()},
           {"state", machine.is_paused() ? "paused" : "running"},
@@ -35,6 +39,7 @@ json describe(Machine& machine, const std::string& name) {
           {"cpus", config.cpus},
           {"memory", config.memory},
           {"disks", disks},
+          {"nets", nets},
           {"exits", machine.exits()},
           {"memory_writers", machine.writers().names()}};
 }

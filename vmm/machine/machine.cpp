@@ -13,6 +13,7 @@
 #include "blockdev/sync_channel.h"
 #include "virtio/block_device.h"
 #include "virtio/entropy_device.h"
+#include "virtio/net_device.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/cpu_setup.h"
 #include "vmm/memory/memory_layout.h"
@@ -126,6 +127,11 @@ Result<> Machine::add_devices() {
   for (const MachineDisk& disk : config_.disks) {
     auto device =
         virtio::BlockDevice::create(disk.store, {.queues = disk.queues, .serial = disk.serial});
+    if (!device) return std::unexpected(device.error());
+    if (auto added = add_device(std::move(*device)); !added) return added;
+  }
+  for (MachineNet& net : config_.nets) {
+    auto device = virtio::NetDevice::create(std::move(net.port), net.address);
     if (!device) return std::unexpected(device.error());
     if (auto added = add_device(std::move(*device)); !added) return added;
   }

@@ -22,6 +22,8 @@
 #include "base/result.h"
 #include "blockdev/block_store.h"
 #include "virtio/console_device.h"
+#include "virtio/mac_address.h"
+#include "virtio/packet_port.h"
 #include "vmm/boot/boot_loader.h"
 #include "vmm/devices/power.h"
 #include "vmm/devices/real_time_clock.h"
@@ -48,11 +50,18 @@ struct MachineDisk {
   std::string serial;
 };
 
+struct MachineNet {
+  std::string name;  // of its other end
+  virtio::MacAddress address;
+  std::unique_ptr<virtio::PacketPort> port;  // the machine takes it
+};
+
 struct MachineConfig {
   BootFiles boot;
   unsigned cpus = 1;
   std::uint64_t memory = 512ULL << 20;  // bytes
   std::vector<MachineDisk> disks;
+  std::vector<MachineNet> nets;
   ConsoleKind console = ConsoleKind::serial;
   // What the guest prints, on any thread, one call at a time.
   std::function<void(std::string_view)> output;

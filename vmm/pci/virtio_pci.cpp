@@ -42,6 +42,8 @@ constexpr unsigned most_complaints = 10;
 
 std::uint32_t class_of(std::uint32_t id) {
   switch (id) {
+    case VIRTIO_ID_NET:
+      return 0x020000;  // Ethernet
     case VIRTIO_ID_BLOCK:
       return 0x018000;  // mass storage, other
     case VIRTIO_ID_CONSOLE:

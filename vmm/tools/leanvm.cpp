@@ -14,6 +14,7 @@
 #include "base/size_text.h"
 #include "base/text_table.h"
 #include "blockdev/chain/open_disk.h"
+#include "virtio/tap_port.h"
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
 #include "vmm/tools/terminal.h"
@@ -34,7 +35,7 @@ struct DiskArgument {
 struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
-  std::vector<std::string> disks;
+  std::vector<std::string> disks, nets;
   std::string name;
   bool no_reboot = false, as_json = false, now = false;
 };
@@ -75,6 +76,22 @@ Result<DiskArgument> parse_disk(const std::string& text) {
   return disk;
 }
 
+// tap=NAME[,mac=ADDRESS]
+Result<MachineNet> parse_net(const std::string& text) {
+  constexpr std::string_view tap = "tap=", mac = ",mac=";
+  const auto comma = std::min(text.find(','), text.size());
+  const std::string rest = text.substr(comma);
+  if (!text.starts_with(tap) || (!rest.empty() && !rest.starts_with(mac))) {
+    return fail(ErrorKind::invalid_argument, "--net {}: tap=NAME[,mac=ADDRESS] is meant", text);
+  }
+  const Result<virtio::MacAddress> address =
+      rest.empty() ? virtio::random_mac() : virtio::parse_mac(rest.substr(mac.size()));
+  if (!address) return std::unexpected(address.error());
+  auto port = virtio::TapPort::open(text.substr(tap.size(), comma - tap.size()));
+  if (!port) return std::unexpected(port.error());
+  return MachineNet{(*port)->name(), *address, std::move(*port)};
+}
+
 Result<MachineConfig> configure(const Arguments& a) {
   MachineConfig config{.boot = {a.kernel, a.initrd, a.command_line},
                        .cpus = a.cpus,
@@ -90,6 +107,11 @@ Result<MachineConfig> configure(const Arguments& a) {
     if (!store) return std::unexpected(store.error());
     config.disks.push_back(
         {std::move(*store), disk->queues, fmt::format("disk{}", config.disks.size())});
+  }
+  for (const std::string& text : a.nets) {
+    auto net = parse_net(text);
+    if (!net) return std::unexpected(net.error());
+    config.nets.push_back(std::move(*net));
   }
   return config;
 }
@@ -221,6 +243,10 @@ CLI::App* add_run(CLI::App& app, Arguments& a) {
          "--disk", a.disks,
          "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD or NFS URI, or with raw a file "
          "or device; may be given several times")
+      ->allow_extra_args(false);
+  run->add_option("--net", a.nets,
+                  "tap=NAME[,mac=ADDRESS]: a network card on the host's tap interface; may be "
+                  "given several times")
       ->allow_extra_args(false);
   run->add_option("--console", a.console, "What standard input and output are: serial or virtio")
       ->check(CLI::IsMember({"serial", "virtio"}));

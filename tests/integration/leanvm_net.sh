@@ -1,0 +1,84 @@
+#!/bin/bash
+# leanvm's network card on a tap interface: the test guest sends back what it gets; the
+# judge is a raw socket on the interface, in a network namespace of the script's own.
+if [[ ${1:-} != inside && $EUID -eq 0 ]]; then
+  exec unshare --net "$0" inside
+fi
+source "$(dirname "$0")/../lib/harness.sh"
+leanvm=$build/vmm/leanvm
+kernel=$build/subprojects/testguest/testguest.elf
+
+need ip python3 jq
+[[ -w /dev/kvm ]] || skip "no /dev/kvm"
+[[ -w /dev/net/tun ]] || skip "no /dev/net/tun"
+begin
+cd "$work"
+choose_seed
+
+cat >judge.py <<'END'
+"""judge.py INTERFACE ADDRESS COUNT SEED: each packet must come back, whole and in order."""
+import random, socket, struct, sys
+interface, address, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+guest = bytes.fromhex(address.replace(':', ''))
+here = bytes.fromhex('525400000001')
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
+s.bind((interface, 0x88b5))
+s.settimeout(120)
+chance = random.Random(seed)
+sent = []
+def come_back():
+    want = sent.pop(0)
+    while True:
+        data, origin = s.recvfrom(4096)
+        if origin[2] != socket.PACKET_OUTGOING:
+            break
+    if data != here + guest + want[12:]:
+        sys.exit(f'another packet came back: {len(data)} bytes, expected {len(want)}')
+for i in range(count):
+    payload = struct.pack('<I', i) + chance.randbytes(chance.randrange(42, 1497))
+    packet = guest + here + b'\x88\xb5' + payload
+    s.send(packet)
+    sent.append(packet)
+    if len(sent) == 8:
+        come_back()
+while sent:
+    come_back()
+s.send(guest + here + b'\x88\xb6' + bytes(46))
+print('the same', count)
+END
+
+ip tuntap add dev tap0 mode tap vnet_hdr
+ip link set lo up
+sysctl -qw net.ipv6.conf.tap0.disable_ipv6=1
+ip link set tap0 up
+address=52:54:00:12:34:56
+timeout 500 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=net \
+  --net "tap=tap0,mac=$address" --name net-$$ </dev/null >guest.log 2>guest.err &
+vm=$!
+children+=("$vm")
+heard() { grep -q "mergeable $1" guest.log || ! kill -0 "$vm" 2>/dev/null; }
+wait_until 120 heard 0 || fail "the guest does not listen: $(cat guest.log guest.err)"
+[[ $("$leanvm" info --json net-$$ | jq -r '.nets[0].mac') == "$address" ]] || fail "info"
+for mode in 0 1; do
+  wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
+  python3 judge.py tap0 "$address" "${COUNT:-200}" "$seed" >judge.log 2>&1 ||
+    fail "mode $mode: $(cat judge.log guest.log guest.err)"
+  say "mode $mode: $(cat judge.log)"
+done
+status=0
+wait "$vm" || status=$?
+[[ $status -eq 0 ]] && grep -qx 'testguest: passed' guest.log || fail "$(cat guest.log guest.err)"
+
+# --- bad input, each with its own message ---
+refused() {  # refused STATUS WORDS ARGUMENT...
+  local want=$1 words=$2 status=0
+  shift 2
+  timeout 60 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=none "$@" \
+    </dev/null >refused.log 2>&1 || status=$?
+  [[ $status -eq $want ]] && grep -q "$words" refused.log || fail "$*: status $status: $(cat refused.log)"
+}
+refused 1 'is meant' --net bridge=br0
+refused 1 'address of a network card' --net tap=tap0,mac=52:54
+refused 1 'a name has 1 to 15' --net tap=aVeryLongInterfaceName
+refused 1 "cannot open the tap interface 'lo'" --net tap=lo
+finish
