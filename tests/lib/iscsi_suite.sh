@@ -10,7 +10,7 @@
 # The caller sets $build and $work (a directory) and calls stop_server when it is cut short.
 # iscsi-test-cu counts a test that skipped itself as passed; here it is a skipped one.
 
-server='' control='' urls=()
+server='' control='' end_signal=TERM urls=()
 # All but Sanitize.Reset, which needs a disk that takes some seconds to overwrite.
 # shellcheck disable=SC2034  # for those who source this
 all_but_reset='ALL.[!S]*,ALL.S[!a]*,ALL.Sanitize.*[!t]'
@@ -27,7 +27,7 @@ serve_nas_scsi() {
   shift
   "$build/scsi/tools/nas-scsi" --portal 127.0.0.1:0 --portal 127.0.0.1:0 "$@" "$disk" \
     >"$work/urls" 2>"$work/server.log" &
-  server=$!
+  server=$! end_signal=TERM
   for ((i = 0; i < 300; i++)); do
     [[ $(wc -l <"$work/urls") -ge 2 ]] && break
     kill -0 "$server" 2>/dev/null || { cat "$work/server.log" >&2; return 1; }
@@ -45,13 +45,12 @@ serve_tgt() {
     first=$((20000 + RANDOM % 20000)) second=$((first + 1))
     tgtd --foreground --control-port "$((first % 1000))" --iscsi "portal=127.0.0.1:$first,portal=127.0.0.1:$second" \
       >"$work/server.log" 2>&1 &
-    server=$!
+    # It takes SIGTERM for nothing while it has a target.
+    server=$! end_signal=KILL
     control=$((first % 1000))
     sleep 1
     tgt --op show --mode sys >/dev/null 2>&1 && break
-    kill "$server" 2>/dev/null || true
-    wait "$server" 2>/dev/null || true
-    server=
+    stop_server || true
   done
   [[ -n $server ]] || { cat "$work/server.log" >&2; return 1; }
   tgt --op new --mode target --tid 1 --targetname "$name" || return 1
@@ -68,8 +67,9 @@ tgt() { tgtadm --control-port "$control" --lld iscsi "$@"; }
 stop_server() {
   local status=0
   [[ -n $server ]] || return 0
-  kill "$server" 2>/dev/null || true
+  kill -"$end_signal" "$server" 2>/dev/null || true
   wait "$server" 2>/dev/null || status=$?
+  [[ $end_signal == TERM ]] || rm -f "/var/run/tgtd/socket.$control" "/var/run/tgtd/socket.$control.lock"
   server=
   return "$status"
 }
