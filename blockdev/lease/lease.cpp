@@ -63,9 +63,9 @@ void Lease::end() {
 }
 
 WritePermit Lease::permit() const {
+  if (options_.sabotage.no_self_fencing) return WritePermit::yes;
   if (over_.load()) return WritePermit::never;
-  const bool valid = options_.sabotage.no_self_fencing || now().count() < valid_until_.load();
-  return valid ? WritePermit::yes : WritePermit::not_now;
+  return now().count() < valid_until_.load() ? WritePermit::yes : WritePermit::not_now;
 }
 
 void Lease::release() {
