@@ -80,6 +80,7 @@ class Mount {
   }
 
   std::unexpected<Error> failed(const char* what, int error) {
+    if (error == EFAULT) error = EIO;  // libnfs's number for what an RPC suffers
     const bool says = !call_.text.empty() && error != ENOENT && error != EEXIST;
     return fail_errno(
         error, fmt::format("cannot {} '{}'{}", what, name_, says ? " (" + call_.text + ")" : ""));

@@ -49,10 +49,11 @@ struct OneCall {
 
 }  // namespace
 
-NfsEndpoint::NfsEndpoint(std::string uri, NfsLocation where, bool read_only)
+NfsEndpoint::NfsEndpoint(std::string uri, NfsLocation where, const RemoteOptions& options)
     : uri_(std::move(uri)),
       where_(std::move(where)),
-      read_only_(read_only),
+      read_only_(options.read_only),
+      unacknowledged_(options.unacknowledged),
       protocol_(where_.version == 4 ? nfs_v4() : nfs_v3()) {}
 
 Result<std::unique_ptr<RemoteLink>> NfsEndpoint::connect(int stop) {
@@ -68,7 +69,12 @@ Result<std::unique_ptr<RemoteLink>> NfsEndpoint::connect(int stop) {
   const int port = where_.nfs_port == 0 && where_.version == 4 ? usual_port : where_.nfs_port;
   if (auto r = link->open(stop, nfs_program, port); !r) return std::unexpected(r.error());
   if (!known) {
-    if (auto r = link->find(stop, *this, root); !r) return std::unexpected(r.error());
+    auto found = link->find(stop, *this, root);
+    if (found) found = link->try_read(stop);
+    if (!found) {
+      handle_.clear();
+      return std::unexpected(found.error());
+    }
   }
   link->facts_ = disk_;
   if (!read_only_) {
@@ -86,6 +92,7 @@ NfsLink::NfsLink(const NfsEndpoint& endpoint)
     : RemoteLink(endpoint.uri_),
       where_(endpoint.where_),
       protocol_(endpoint.protocol_),
+      unacknowledged_(endpoint.unacknowledged_),
       handle_(endpoint.handle_),
       rpc_(rpc_init_context()) {}
 
@@ -137,7 +144,7 @@ Result<> NfsLink::open(int stop, int program, int port) {
     }
   }
   if (call.status != RPC_STATUS_SUCCESS) return failed("the server closed the connection");
-  watch_peer(rpc_get_fd(rpc_.get()));
+  watch_peer(rpc_get_fd(rpc_.get()), unacknowledged_);
   return {};
 }
 
@@ -225,6 +232,21 @@ Result<> NfsLink::find(int stop, NfsEndpoint& endpoint, std::span<const char> ro
                     .multi_conn = true,
                     .changed_ns = file.changed_ns};
   return {};
+}
+
+// Finding a file needs no permission to read it.
+Result<> NfsLink::try_read(int stop) {
+  NfsReply reply;
+  const RemoteCommand command{.op = IoOp::read, .length = least_block};
+  auto asked = ask(
+      stop,
+      [&](rpc_cb replied, void* self) {
+        return protocol_.send(rpc_.get(), handle_, command, replied, self);
+      },
+      [&](void* data) { reply = protocol_.parse(IoOp::read, data); });
+  if (!asked || reply.status == 0) return asked;
+  const NfsError why = nfs_error(reply.status);
+  return why.remedy == NfsError::Remedy::none ? Result<>(refused(reply.status)) : Result<>();
 }
 
 // Asks which start of the server this is.

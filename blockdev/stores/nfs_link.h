@@ -20,13 +20,14 @@
 #include "blockdev/stores/nfs_protocol.h"
 #include "blockdev/stores/nfs_uri.h"
 #include "blockdev/stores/remote_link.h"
+#include "blockdev/stores/remote_options.h"
 
 namespace tidepool::blockdev {
 
 // A file on a server; found by name once, and known by its handle from then on.
 class NfsEndpoint final : public RemoteEndpoint {
  public:
-  NfsEndpoint(std::string uri, NfsLocation where, bool read_only);
+  NfsEndpoint(std::string uri, NfsLocation where, const RemoteOptions& options);
   const std::string& uri() const override { return uri_; }
   Result<std::unique_ptr<RemoteLink>> connect(int stop) override;
 
@@ -35,6 +36,7 @@ class NfsEndpoint final : public RemoteEndpoint {
   const std::string uri_;
   const NfsLocation where_;
   const bool read_only_;
+  const std::chrono::milliseconds unacknowledged_;
   const NfsProtocol& protocol_;
   std::vector<char> handle_;  // empty: not found yet; constant from then on
   RemoteDisk disk_;           // as handle_
@@ -62,6 +64,7 @@ class NfsLink final : public RemoteLink {
   explicit NfsLink(const NfsEndpoint& endpoint);
   Result<> open(int stop, int program, int port);
   Result<> find(int stop, NfsEndpoint& endpoint, std::span<const char> root);
+  Result<> try_read(int stop);
   Result<> meet(int stop);
   Result<> ask(int stop, const std::function<int(rpc_cb, void*)>& send,
                const std::function<void(void*)>& take);
@@ -72,6 +75,7 @@ class NfsLink final : public RemoteLink {
 
   const NfsLocation& where_;
   const NfsProtocol& protocol_;
+  const std::chrono::milliseconds unacknowledged_;
   const std::vector<char>& handle_;  // the endpoint's, which outlives its links
   std::unique_ptr<rpc_context, Destroy> rpc_;
   bool dead_ = false;

@@ -9,8 +9,8 @@ namespace tidepool::blockdev {
 Result<NfsStore> open_nfs_file(const std::string& uri, const RemoteOptions& options) {
   auto where = parse_nfs_uri(uri);
   if (!where) return std::unexpected(where.error());
-  auto session = RemoteSession::open(
-      std::make_unique<NfsEndpoint>(uri, std::move(*where), options.read_only), options);
+  auto session =
+      RemoteSession::open(std::make_unique<NfsEndpoint>(uri, std::move(*where), options), options);
   if (!session) return std::unexpected(session.error());
   const std::int64_t changed_ns = (*session)->facts().changed_ns;
   return NfsStore{make_remote_store(std::move(*session)), changed_ns};

@@ -119,8 +119,12 @@ void RemoteLane::wait_for_connection(Call& call) {
 }
 
 void RemoteLane::send(Call& call) {
+  const WritePermit permit = session_.permit();
+  if (permit == WritePermit::never) session_.forbidden();
   if (const int failed = session_.failure(); failed != 0) return finish(call, failed);
   if (!link_ || lost_) return wait_for_connection(call);
+  // Reads, too: sending one would take along what the socket did not take before.
+  if (permit != WritePermit::yes) return ask_later(call);
   if (is_change(call.op) && !call.was_held && session_.wants_flush()) return hold(call);
   if (call.op == IoOp::flush) {
     if (call.request != nullptr) {
@@ -374,7 +378,11 @@ void RemoteLane::drop(std::unique_ptr<Wait>& wait) {
 }
 
 void RemoteLane::ready(short events) {
-  if (!link_->go_on(static_cast<short>(events & link_->awaited()))) {
+  // What the socket did not take at once was permitted then: it must not leave now.
+  if ((events & POLLOUT) != 0 && session_.permit() != WritePermit::yes) {
+    why_ = "its time to write is over";
+    lost_ = true;
+  } else if (!link_->go_on(static_cast<short>(events & link_->awaited()))) {
     why_ = link_->failure();
     lost_ = true;
   }

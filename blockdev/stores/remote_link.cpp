@@ -42,7 +42,7 @@ std::string unfitness(const RemoteDisk& before, const RemoteDisk& now) {
   return "";
 }
 
-void watch_peer(int socket) {
+void watch_peer(int socket, std::chrono::milliseconds unacknowledged) {
   int domain = 0;
   socklen_t length = sizeof domain;
   if (::getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) return;
@@ -54,7 +54,7 @@ void watch_peer(int socket) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set(IPPROTO_TCP, TCP_KEEPCNT, 4);
-  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(unacknowledged.count()));
   set(IPPROTO_TCP, TCP_NODELAY, 1);
 }
 

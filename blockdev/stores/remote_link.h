@@ -112,7 +112,7 @@ class RemoteEndpoint {
 };
 
 // A host that vanished without a word is noticed, too; and no answer waits for company.
-void watch_peer(int socket);
+void watch_peer(int socket, std::chrono::milliseconds unacknowledged = std::chrono::seconds(30));
 
 // As many zeros as one command writes where the protocol has none for them. Never
 // written: costs no memory.

@@ -3,11 +3,20 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 
 namespace tidepool::blockdev {
 
+// Whether anything may be sent to the server now (blockdev/lease). never: all requests fail.
+enum class WritePermit : std::uint8_t { yes, not_now, never };
+
 struct RemoteOptions {
   bool read_only = false;
+  // Asked before each request is sent, also again, by the thread that sends it; none: yes.
+  std::function<WritePermit()> permit;
+  // A connection whose peer has acknowledged nothing of what it was sent for so long is
+  // ended, so that nothing arrives much later.
+  std::chrono::milliseconds unacknowledged{30'000};
   // How long one attempt after the other to reach the server may fail until all
   // requests do, for good; 0: for ever.
   std::chrono::seconds give_up_after{0};

@@ -17,8 +17,9 @@ constexpr std::size_t window_size = 16;       // commands in flight
 
 class Replay {
  public:
-  Replay(RemoteLink& link, const std::string& uri, int stop)
-      : link_(link), uri_(uri), stop_(stop) {}
+  Replay(RemoteLink& link, const std::string& uri, int stop,
+         const std::function<WritePermit()>& permit)
+      : link_(link), uri_(uri), stop_(stop), permit_(permit) {}
 
   Result<> send(const Entry& entry) {
     auto room = make_room(&entry);
@@ -51,6 +52,11 @@ class Replay {
                           .length = entry.length - sent.done};
     if (!entry.data.empty()) command.data = const_cast<std::byte*>(entry.data.data()) + sent.done;
     sent.waits = true;
+    if (permit_() != WritePermit::yes) {
+      sent.gone = true;
+      sent.waits = false;
+      return;
+    }
     if (const int error = link_.send(command, sent); error != 0) {
       sent.error = error;
       sent.waits = false;
@@ -110,13 +116,15 @@ class Replay {
   RemoteLink& link_;
   const std::string& uri_;
   const int stop_;
+  const std::function<WritePermit()>& permit_;
   std::array<Sent, window_size> window_;
 };
 
 }  // namespace
 
-Result<> send_again(const UnflushedLog& log, RemoteLink& link, const std::string& uri, int stop) {
-  Replay replay(link, uri, stop);
+Result<> send_again(const UnflushedLog& log, RemoteLink& link, const std::string& uri, int stop,
+                    const std::function<WritePermit()>& permit) {
+  Replay replay(link, uri, stop, permit);
   Result<> result;
   for (const auto& entry : log.entries()) {
     result = replay.send(entry);

@@ -16,7 +16,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds first_delay{10}, longest_delay{1000};
+constexpr milliseconds first_delay{10}, longest_delay{500};
 // A generation that ends sooner was no success.
 constexpr milliseconds good_life{200};
 
@@ -117,6 +117,10 @@ int RemoteSession::take_flush_error() {
   return std::exchange(owed_flush_error_, 0);
 }
 
+void RemoteSession::forbidden() {
+  if (failure_.load() == 0) fail_for_good(EIO, "it may not be written by this host any more");
+}
+
 // --- the keeper ---
 
 void RemoteSession::keep() {
@@ -191,6 +195,10 @@ std::shared_ptr<RemoteLink> RemoteSession::establish(std::uint64_t& generation) 
       generation = generation_.load();
     }
     if (generation != settled_) {
+      if (permit() == WritePermit::never) {
+        forbidden();
+        return nullptr;
+      }
       if (auto r = same ? Result<>() : replay(*link); !r) {
         if (r.error().kind == ErrorKind::busy) continue;
         fail_for_good(EIO, r.error().message);
@@ -222,7 +230,7 @@ void RemoteSession::settle(std::uint64_t generation, const RemoteLink& link, boo
 // Nobody has a connection of the new generation yet, so the log stays as it is.
 Result<> RemoteSession::replay(RemoteLink& link) {
   if (options_.forget_unflushed) log_.clear();
-  return send_again(log_, link, uri(), stop_.get());
+  return send_again(log_, link, uri(), stop_.get(), [this] { return permit(); });
 }
 
 void RemoteSession::fail_for_good(int error, const std::string& why) {

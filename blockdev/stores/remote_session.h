@@ -75,6 +75,9 @@ class RemoteSession {
   void lost(std::uint64_t generation, const std::string& why);
   bool is_current(std::uint64_t generation) const { return generation_.load() == generation; }
   int failure() const { return failure_.load(); }  // 0, or the errno of a final failure
+  WritePermit permit() const { return options_.permit ? options_.permit() : WritePermit::yes; }
+  // The permit is never: ends all, for good.
+  void forbidden();
 
   // Before a change is completed; false: the answer does not count.
   bool record(std::uint64_t generation, const RemoteAnswer& answer, IoOp op, std::uint64_t offset,

@@ -16,6 +16,7 @@
 #include "base/background.h"
 #include "base/file_limit.h"
 #include "base/log.h"
+#include "base/scope_guard.h"
 #include "scsi/iscsi/target.h"
 #include "scsi/tools/identity.h"
 #include "scsi/tools/open_disk.h"
@@ -30,6 +31,8 @@ struct Arguments {
   std::string target_name;
   std::vector<std::string> portals{"127.0.0.1:3260"};
   std::string chap_file, pid_file, background;
+  unsigned lease_seconds = 15;
+  bool wait = false;
   LogicalUnitOptions unit;
 };
 
@@ -57,6 +60,7 @@ class EndingSignals {
     io_uring_prep_poll_add(loop.prepare(signals->wait_), signals->fd_.get(), POLLIN);
     return signals;
   }
+  int descriptor() const { return fd_.get(); }  // readable, and stays so, once there was one
 
  private:
   struct Wait : Operation {
@@ -66,10 +70,17 @@ class EndingSignals {
   Wait wait_;
 };
 
-Result<> add_units(const Arguments& a, EventLoop& loop, LoopThread& helper, Device& device) {
+using Leases = std::vector<std::unique_ptr<blockdev::lease::Lease>>;
+
+Result<> add_units(const Arguments& a, int stop, EventLoop& loop, LoopThread& helper,
+                   Device& device, Leases& leases) {
   for (std::size_t number = 0; number < a.disks.size(); ++number) {
-    auto disk = open_disk(a.disks[number], a.unit.read_only);
+    auto disk = open_disk(a.disks[number], {.read_only = a.unit.read_only,
+                                            .lease = std::chrono::seconds(a.lease_seconds),
+                                            .wait = a.wait,
+                                            .stop = stop});
     if (!disk) return std::unexpected(disk.error());
+    if (disk->lease) leases.push_back(std::move(disk->lease));
     LogicalUnitOptions options = a.unit;
     options.identity.target_name = a.target_name;
     name_unit(options.identity, static_cast<unsigned>(number));
@@ -97,14 +108,26 @@ std::string announcement(const iscsi::Target& target, const Arguments& a) {
   return out;
 }
 
-// Until a signal ends it, and until what is under way then has ended.
-Result<> run_loop(EventLoop& loop, Device& device, iscsi::Target& target) {
-  if (auto ran = loop.run(); !ran) return ran;
+struct Patience : AdoptableOperation {
+  __kernel_timespec length{.tv_sec = 1, .tv_nsec = 0};
+  bool over = false;
+};
+
+// Until a signal ends it, and until what is under way then has ended. False: it has not, a
+// server is away, and it is to be left as by a crash.
+Result<bool> run_loop(EventLoop& loop, Device& device, iscsi::Target& target) {
+  if (auto ran = loop.run(); !ran) return std::unexpected(ran.error());
   target.stop();
   device.stop();
-  while (!target.idle() || !device.idle())
+  auto patience = std::make_unique<Patience>();
+  patience->on_complete = [](Operation& self, int, unsigned) {
+    static_cast<Patience&>(self).over = true;
+  };
+  io_uring_prep_timeout(loop.prepare(*patience), &patience->length, 0, 0);
+  while (!patience->over && (!target.idle() || !device.idle()))
     if (auto handled = loop.poll(true); !handled) return std::unexpected(handled.error());
-  return {};
+  if (!patience->over) loop.adopt(std::move(patience));
+  return target.idle() && device.idle();
 }
 
 Result<> serve(const Arguments& a, std::optional<Background>& background) {
@@ -121,8 +144,13 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
   if (!signals) return std::unexpected(signals.error());
   auto helper = LoopThread::start("scsi-helper", {});
   if (!helper) return std::unexpected(helper.error());
+  Leases leases;  // outlive the units' stores
+  ScopeGuard releases([&leases] {
+    for (const auto& lease : leases) lease->release();
+  });
   Device device;
-  if (auto added = add_units(a, **loop, **helper, device); !added) return added;
+  if (auto added = add_units(a, (*signals)->descriptor(), **loop, **helper, device, leases); !added)
+    return added;
   iscsi::Target target(**loop, device, std::move(policy));
   for (const std::string& text : a.portals) {
     auto portal = iscsi::parse_portal(text);
@@ -140,7 +168,15 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
   target.start();
   auto done = run_loop(**loop, device, target);
   if (!a.pid_file.empty()) ::unlink(a.pid_file.c_str());
-  return done;
+  if (!done) {
+    releases.dismiss();  // what is under way is not known
+    return std::unexpected(done.error());
+  }
+  if (!*done) {
+    log().warn("requests were not answered by their server any more; they are left unfinished");
+    ::_exit(exit_ok);
+  }
+  return {};
 }
 
 int run_serve(const Arguments& a) {
@@ -179,6 +215,11 @@ int run(int argc, char** argv) {
   app.add_option("--physical-block-size", unit.physical_block_size,
                  "What is said to be the physical block, in bytes (default 4096)")
       ->check(CLI::Range(512U, 65536U));
+  app.add_option("--lease", a.lease_seconds,
+                 "Seconds that the lock beside a disk on NFS lasts without being renewed "
+                 "(default 15; 0: no lock); alike on all hosts that share the disk")
+      ->check(CLI::Range(0U, 3600U));
+  app.add_flag("--wait", a.wait, "Wait while another host uses a disk on NFS");
   app.add_option("--background", a.background, "Go to the background; messages go to this file");
   app.add_option("--pid-file", a.pid_file, "A file to write the process's number to");
   try {

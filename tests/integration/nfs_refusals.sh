@@ -1,6 +1,6 @@
 #!/bin/bash
 # What nas-scsi says when its disk on the real nfs-ganesha cannot be opened: server away, export
-# or file missing, no permission; versions 3 and 4.
+# or file missing, no permission, in use; versions 3 and 4.
 set -euo pipefail
 source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
@@ -37,4 +37,25 @@ for version in 3 4; do
   refused "$(nfs_uri $version directory)" "not a regular file"
 done
 refused "nfs://127.0.0.1/disk.img?version=5" "'5' is no value of 'version'"
+
+serve_disk() {
+  rm -f "$work/urls"
+  "$nas_scsi" --portal 127.0.0.1:0 --lease 10 "$1" >"$work/urls" 2>"$work/nas.log" &
+  user=$!
+  children+=("$user")
+  wait_until 60 test -s "$work/urls" || fail "nas-scsi: $(cat "$work/nas.log")"
+}
+for version in 3 4; do
+  say "version $version: a disk that is in use, by whom; then no more"
+  uri=$(nfs_uri $version disk.img)
+  rm -rf "$work/export/disk.img.lock"
+  serve_disk "$uri"
+  refused "$uri" "is in use by $(hostname) (process $user) since 20"
+  kill "$user"
+  wait "$user" || fail "nas-scsi ended with $?: $(cat "$work/nas.log")"
+  serve_disk "$uri"  # released: at once
+  [[ -e $work/export/disk.img.lock/claim.00000000000000000002 ]] || fail "no second claim"
+  kill "$user"
+  wait "$user" || fail "nas-scsi ended with $?: $(cat "$work/nas.log")"
+done
 finish

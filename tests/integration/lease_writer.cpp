@@ -1,0 +1,65 @@
+// lease_writer URI: waits for the lease of a disk on NFS, then writes to it without end, each
+// write with the lease's token in it, for the server's log to judge (write_log). Ends with
+// status 3 when the lease is lost, 1 when something else fails.
+#include <cstring>
+
+#include "blockdev/lease/lease.h"
+#include "blockdev/stores/nfs_directory.h"
+#include "blockdev/stores/nfs_store.h"
+#include "blockdev/sync_channel.h"
+#include "tests/lib/judge.h"
+
+namespace {
+
+using namespace tidepool;
+using namespace tidepool::blockdev;
+
+constexpr int exit_lost = 3;
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) {
+    std::fprintf(stderr, "%s\n", result.error().message.c_str());
+    ::_exit(judge::exit_failed);
+  }
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const judge::Options options(argc, argv, {"lease"}, {"no-self-fencing"},
+                               "usage: lease_writer URI --lease MILLISECONDS [--no-self-fencing]");
+  if (options.words.size() != 1) options.usage_error("one URI is wanted");
+  const std::string& uri = options.words[0];
+  const auto where = must(parse_nfs_uri(uri));
+  const auto terms = lease::terms_of(std::chrono::milliseconds(options.number("lease", 1500)));
+  const auto lease = must(lease::Lease::take(
+      [&](std::chrono::milliseconds patience, int stop) {
+        return nfs_directory(where, where.file + ".lock", {.most = patience, .stop = stop});
+      },
+      {.terms = terms,
+       .disk = uri,
+       .host = "lease_writer",
+       .wait = true,
+       .sabotage = {.no_self_fencing = options.has("no-self-fencing")}}));
+  std::printf("holding %llu\n", static_cast<unsigned long long>(lease->token()));
+  std::fflush(stdout);
+  const auto store = must(open_nfs_store(uri, {.permit = [&] { return lease->permit(); },
+                                               .unacknowledged = unacknowledged_of(terms)}));
+  const auto channel = must(SyncChannel::open(*store));
+  AlignedBuffer block(4096);
+  for (std::uint64_t number = 1;; ++number) {
+    const std::uint64_t token = lease->token(), process = static_cast<std::uint64_t>(::getpid());
+    std::memcpy(block.data(), "TOKENLOG", 8);
+    std::memcpy(block.data() + 8, &token, 8);
+    std::memcpy(block.data() + 16, &process, 8);
+    std::memcpy(block.data() + 24, &number, 8);
+    const std::uint64_t blocks = store->geometry().size / block.size();
+    auto written = channel->write(number % blocks * block.size(), block.span());
+    if (written && number % 16 == 0) written = channel->flush();
+    if (written) continue;
+    std::fprintf(stderr, "%s\n", written.error().message.c_str());
+    ::_exit(lease->permit() == WritePermit::never ? exit_lost : judge::exit_failed);
+  }
+}
