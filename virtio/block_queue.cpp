@@ -85,6 +85,7 @@ Result<> BlockQueue::start(const QueueStart& start, bool event_index, bool stabl
                            std::function<void(const std::string&)> broken) {
   auto queue = SplitQueue::create(writer_, start.layout, event_index, start.position);
   if (!queue) return std::unexpected(queue.error());
+  if (start.notes != nullptr) queue->keep_notes(*start.notes, start.left);
   position_ = start.position;
   thread_->call([&] {
     stable_ = stable;

@@ -41,8 +41,10 @@ class Interrupt {
 struct QueueStart {
   QueueLayout layout;
   QueuePosition position;
-  int kick = -1;                   // an eventfd that the transport keeps open until reset()
-  Interrupt* interrupt = nullptr;  // as long
+  int kick = -1;                         // an eventfd that the transport keeps open until reset()
+  Interrupt* interrupt = nullptr;        // as long
+  InflightNotes* notes = nullptr;        // as long; null: none are kept
+  std::vector<std::uint16_t> left = {};  // heads that the notes say were left
 };
 
 struct DeviceStart {
@@ -74,6 +76,8 @@ class Device {
   virtual std::vector<QueuePosition> positions() const = 0;  // of a quiet device
   // Those that write to guest memory for the device, as long as it lives.
   virtual std::vector<MemoryWriter*> writers() = 0;
+  // Who writes to it without telling, for messages; empty: nobody.
+  virtual std::string untracked_writer() const { return {}; }
 };
 
 }  // namespace tidepool::virtio

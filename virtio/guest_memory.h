@@ -26,6 +26,9 @@ struct GuestRegion {
   std::uint64_t guest = 0;   // physical address
   std::uint64_t length = 0;  // bytes
   std::byte* host = nullptr;
+  // The memory file that it is mapped from, for who shares it with another process; -1: none.
+  int file = -1;
+  std::uint64_t file_offset = 0;
 };
 
 // Constant after construction. Whoever made the mappings keeps them as long.

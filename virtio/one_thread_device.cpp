@@ -42,6 +42,7 @@ Result<> OneThreadDevice::start(DeviceStart start) {
       reset();
       return std::unexpected(queue.error());
     }
+    if (wanted->notes != nullptr) queue->keep_notes(*wanted->notes, wanted->left);
     positions_[i] = wanted->position;
     thread_->call([&] {
       servers_[i].emplace(

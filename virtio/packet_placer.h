@@ -24,7 +24,7 @@ enum class Placed {
 
 class PacketPlacer {
  public:
-  // Queue has take(Chain&), put_back(count) and give_all(chains). What was not placed
+  // Queue has take(Chain&), put_back(chains) and give_all(chains). What was not placed
   // leaves the queue's buffers to the next one.
   template <class Queue>
   Placed place(Queue& queue, MemoryWriter& writer, std::span<const std::byte> packet,
@@ -55,7 +55,7 @@ class PacketPlacer {
 
   template <class Queue>
   Placed leave(Queue& queue, Placed why) {
-    queue.put_back(static_cast<std::uint16_t>(used_.size()));
+    queue.put_back(used_);
     return why;
   }
 

@@ -100,10 +100,10 @@ void QueueServer::give_all(std::span<const UsedChain> chains) {
   held_ -= static_cast<unsigned>(chains.size());
 }
 
-void QueueServer::put_back(std::uint16_t count) {
-  queue_.put_back(count);
-  held_ -= count;
-  put_back_ = count;
+void QueueServer::put_back(std::span<const UsedChain> chains) {
+  queue_.put_back(chains);
+  held_ -= static_cast<unsigned>(chains.size());
+  put_back_ = static_cast<std::uint16_t>(chains.size());
 }
 
 void QueueServer::notify() {

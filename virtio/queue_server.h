@@ -37,9 +37,9 @@ class QueueServer {
   void notify();
   // The same for several chains at once.
   void give_all(std::span<const UsedChain> chains);
-  // The last `count` chains that were taken are too few: they come again, once there are
-  // more than those.
-  void put_back(std::uint16_t count);
+  // The last chains that were taken are too few: they come again, once there are more
+  // than those.
+  void put_back(std::span<const UsedChain> chains);
   // The device can take chains again.
   void more() { serve(); }
   // A chain that cannot even be answered.

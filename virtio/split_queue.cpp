@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/checked.h"
+#include "virtio/inflight_notes.h"
 
 namespace tidepool::virtio {
 
@@ -81,6 +82,11 @@ PopResult SplitQueue::broken(std::string why) {
 
 PopResult SplitQueue::pop(Chain& chain) {
   if (!fault_.empty()) return PopResult::broken;
+  if (left_taken_ < left_.size()) {
+    if (!collect_from(chain, left_[left_taken_])) return PopResult::broken;
+    ++left_taken_;
+    return PopResult::chain;
+  }
   const std::uint16_t index = load16(available_ + index_offset, std::memory_order_acquire);
   const auto waiting = static_cast<std::uint16_t>(index - next_available_);
   if (waiting == 0) return PopResult::empty;
@@ -94,12 +100,29 @@ PopResult SplitQueue::pop(Chain& chain) {
   if (head >= layout_.size) {
     return broken(fmt::format("descriptor {} in a queue of {}", head, layout_.size));
   }
+  if (!collect_from(chain, head)) return PopResult::broken;
+  ++next_available_;
+  ++popped_;
+  if (notes_ != nullptr) notes_->took(head);
+  return PopResult::chain;
+}
+
+bool SplitQueue::collect_from(Chain& chain, std::uint16_t head) {
   chain.head = head;
   chain.readable = chain.writable = 0;
   chain.readable_bytes = chain.writable_bytes = 0;
-  if (!collect(chain, descriptors_, layout_.size, head, false)) return PopResult::broken;
-  ++next_available_;
-  return PopResult::chain;
+  return collect(chain, descriptors_, layout_.size, head, false);
+}
+
+void SplitQueue::put_back(std::span<const UsedChain> chains) {
+  // What was left came first.
+  const std::size_t again = std::min<std::uint64_t>(chains.size(), popped_);
+  const std::size_t from_left = chains.size() - again;
+  left_taken_ -= from_left;
+  popped_ -= again;
+  next_available_ = static_cast<std::uint16_t>(next_available_ - again);
+  if (notes_ == nullptr) return;
+  for (const UsedChain& chain : chains.subspan(from_left)) notes_->put_back(chain.head);
 }
 
 bool SplitQueue::collect(Chain& chain, const std::byte* table, std::uint32_t entries,
@@ -172,6 +195,7 @@ void SplitQueue::push(const Chain& chain, std::uint32_t written) {
 }
 
 void SplitQueue::push_all(std::span<const UsedChain> chains) {
+  if (notes_ != nullptr) notes_->giving(chains);
   for (const UsedChain& chain : chains) {
     const std::uint64_t slot = next_used_ & (layout_.size - 1U);
     const std::uint64_t offset = ring_header_bytes + slot * used_entry_bytes;
@@ -182,6 +206,7 @@ void SplitQueue::push_all(std::span<const UsedChain> chains) {
   }
   store16(used_ + index_offset, next_used_, std::memory_order_release);
   writer_->wrote(layout_.used + index_offset, sizeof next_used_);
+  if (notes_ != nullptr) notes_->gave(chains, next_used_);
 }
 
 bool SplitQueue::wants_interrupt() {

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "virtio/guest_memory.h"
 
@@ -52,6 +53,8 @@ struct UsedChain {
   std::uint32_t written = 0;
 };
 
+class InflightNotes;
+
 enum class PopResult { empty, chain, broken };
 
 class SplitQueue {
@@ -60,6 +63,11 @@ class SplitQueue {
   // not lie in guest memory.
   static Result<SplitQueue> create(MemoryWriter& writer, const QueueLayout& layout,
                                    bool event_index, QueuePosition position);
+  // Notes what is taken, and begins with what was left. The notes outlive the queue.
+  void keep_notes(InflightNotes& notes, std::vector<std::uint16_t> left) {
+    notes_ = &notes;
+    left_ = std::move(left);
+  }
 
   // The next chain that the driver made available.
   PopResult pop(Chain& chain);
@@ -69,10 +77,8 @@ class SplitQueue {
   // The same for several at once: the driver sees all of them or none. What was written
   // to their pieces was marked already.
   void push_all(std::span<const UsedChain> chains);
-  // The last `count` chains that pop() gave, none of which was pushed, come again.
-  void put_back(std::uint16_t count) {
-    next_available_ = static_cast<std::uint16_t>(next_available_ - count);
-  }
+  // The last chains that pop() gave, none of which was pushed, come again.
+  void put_back(std::span<const UsedChain> chains);
   // Whether the driver wants to hear of what was pushed since it was last asked.
   bool wants_interrupt();
 
@@ -96,6 +102,7 @@ class SplitQueue {
   SplitQueue(MemoryWriter& writer, const QueueLayout& layout, bool event_index,
              QueuePosition position, std::byte* descriptors, std::byte* available, std::byte* used);
   PopResult broken(std::string why);
+  bool collect_from(Chain& chain, std::uint16_t head);
   bool collect(Chain& chain, const std::byte* table, std::uint32_t entries, std::uint32_t index,
                bool indirect);
   bool append(Chain& chain, const Descriptor& descriptor);
@@ -110,7 +117,11 @@ class SplitQueue {
   std::uint16_t next_available_;
   std::uint16_t next_used_;
   std::uint16_t last_signalled_;  // the used index at the last wants_interrupt()
-  bool signalled_ = false;        // false: nothing is known of what the driver has seen
+  InflightNotes* notes_ = nullptr;
+  std::vector<std::uint16_t> left_;  // heads: what comes before what is available
+  std::size_t left_taken_ = 0;
+  std::uint64_t popped_ = 0;  // of what is available
+  bool signalled_ = false;    // false: nothing is known of what the driver has seen
   std::string fault_;
 };
 

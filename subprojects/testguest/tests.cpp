@@ -77,6 +77,31 @@ void test_net() {
   }
 }
 
+// Writes and reads back until a key is pressed.
+void test_load() {
+  constexpr uint32_t batch = 16, places = 8;
+  constexpr uint16_t line_status = 0x3fd;
+  static BlockDriver disk;
+  disk.start(find_disk(), true);
+  require(disk.sectors() >= places * batch * 8, "the disk is too small", disk.sectors());
+  uint8_t* const data = take_memory(batch * page, page);
+  auto* const words = reinterpret_cast<uint32_t*>(data);
+  say("testguest: loading\n");
+  uint32_t round = 0;
+  for (; (in8(line_status) & 1) == 0; ++round) {
+    const uint32_t first = round % places * batch * 8;
+    for (uint32_t i = 0; i < batch * page / 4; i += 64) words[i] = pattern(round + i);
+    const uint32_t failed = disk.write_pages(first, data, batch);
+    require(failed == 0, "writes failed:", failed);
+    memset(data, 0, 4);
+    require(disk.run(BlockDriver::read, first, data, batch * page) == 0, "read");
+    for (uint32_t i = 0; i < batch * page / 4; i += 64) {
+      require(words[i] == pattern(round + i), "other data at word", i);
+    }
+  }
+  say_line("testguest: rounds", round);
+}
+
 void test_refused() {
   static BlockDriver disk;
   disk.start(find_disk(), true);

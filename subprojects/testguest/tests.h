@@ -2,8 +2,9 @@
 // when it passed, or ends the machine itself.
 #pragma once
 
-void test_disk();
-void test_net();     // pattern over the disk's start, read back; the host looks, too
+void test_load();     // writes and reads back, until a key is pressed
+void test_net();      // sends back what comes from the net, until the host says
+void test_disk();     // pattern over the disk's start, read back; the host looks, too
 void test_refused();  // a disk that is read-only says so for every write
 void test_reboot();   // resets once, remembered on the disk
 void test_fault();    // the processor gives up

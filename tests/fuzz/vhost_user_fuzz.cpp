@@ -1,4 +1,4 @@
-// A front end that lies: headers and payloads of vhost-user messages.
+// A front end or a back end that lies: headers and payloads of vhost-user messages.
 #include <algorithm>
 #include <array>
 
@@ -31,6 +31,7 @@ std::vector<Input> seeds() {
     e.u32(2), e.u32(0);
     for (int i = 0; i < 2; ++i) e.u64(0), e.u64(4096), e.u64(1 << 20), e.u64(0);
   });
+  message(32, [](Encoder& e) { e.u64(4096), e.u64(0), e.u16(2), e.u16(256), e.u32(0); });
   message(24, [](Encoder& e) { e.u32(0), e.u32(8), e.u32(0), e.u64(0); });
   return inputs;
 }
@@ -40,7 +41,15 @@ void run_one(std::span<const std::byte> input) {
   const auto header = parse_header(input.first<header_bytes>());
   const auto payload = input.subspan(header_bytes);
   if (header) require(header->payload_bytes <= most_payload, "a payload is bounded");
+  const auto answered = parse_answer_header(input.first<header_bytes>());
+  if (answered) require(answered->payload_bytes <= most_payload, "an answer is bounded");
+  require(!header || !answered, "a message is one or the other");
   parse_number(payload);
+  if (const auto inflight = parse_inflight(payload)) {
+    require(inflight->offset + inflight->length >= inflight->offset, "a region does not wrap");
+    const auto again = parse_inflight(encode_inflight(*inflight));
+    require(again && again->queues == inflight->queues, "a region survives");
+  }
   parse_vring_state(payload);
   parse_vring_addresses(payload);
   if (const auto place = parse_vring_descriptor(payload)) require(place->index < 256, "an index");

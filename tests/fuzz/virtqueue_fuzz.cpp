@@ -65,10 +65,10 @@ struct ReceiveQueue {
     taken += got ? 1 : 0;
     return got;
   }
-  void put_back(std::uint16_t count) {
-    require(count <= taken, "no more is put back than was taken");
-    taken -= count;
-    queue.put_back(count);
+  void put_back(std::span<const UsedChain> chains) {
+    require(chains.size() <= taken, "no more is put back than was taken");
+    taken -= static_cast<unsigned>(chains.size());
+    queue.put_back(chains);
   }
   void give_all(std::span<const UsedChain> chains) {
     for (const UsedChain& chain : chains) given += chain.written;

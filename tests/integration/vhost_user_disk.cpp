@@ -1,6 +1,7 @@
 // A raw file as a vhost-user-blk device, for one front end after the other: for tests.
 //
-// Usage: vhost_user_disk SOCKET FILE QUEUES
+// Usage: vhost_user_disk SOCKET FILE QUEUES [forgetful]
+// forgetful: keeps no notes of what is in flight.
 // Ends with the first front end that goes; its exit status tells how.
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -37,7 +38,9 @@ UniqueFd accept_one(const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return std::fprintf(stderr, "usage: vhost_user_disk SOCKET FILE QUEUES\n"), 2;
+  if (argc != 4 && argc != 5) {
+    return std::fprintf(stderr, "usage: vhost_user_disk SOCKET FILE QUEUES [forgetful]\n"), 2;
+  }
   auto store = blockdev::FileStore::open(argv[2], {});
   if (!store) return report(store.error());
   auto device = virtio::BlockDevice::create(
@@ -45,7 +48,7 @@ int main(int argc, char** argv) {
   if (!device) return report(device.error());
   UniqueFd connection = accept_one(argv[1]);
   if (!connection) return std::perror("vhost_user_disk"), 1;
-  virtio::vhost_user::BackEnd back_end(**device, std::move(connection), {});
+  virtio::vhost_user::BackEnd back_end(**device, std::move(connection), {.replaceable = argc == 4});
   auto served = back_end.serve();
   return served ? 0 : report(served.error());
 }

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include "base/byte_order.h"
 #include "base/checked.h"
 #include "base/log.h"
+#include "virtio/vhost_user/socket_io.h"
 
 namespace tidepool::virtio::vhost_user {
 
@@ -46,6 +46,12 @@ bool take_eventfd(int fd) {
   const std::string_view name(target.data(), length > 0 ? static_cast<std::size_t>(length) : 0);
   return name == "anon_inode:[eventfd]" &&
          ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK) == 0;
+}
+
+// Between the notes of one queue and of the next.
+std::size_t notes_stride(std::uint16_t entries) {
+  constexpr std::size_t alignment = 64;
+  return (InflightNotes::bytes_for(entries) + alignment - 1) / alignment * alignment;
 }
 
 bool cannot_shrink(int fd) {
@@ -84,53 +90,26 @@ Result<> BackEnd::serve() {
 // Header with descriptors, then the payload. Nothing: the front end is gone.
 Result<std::optional<BackEnd::Received>> BackEnd::receive() {
   std::array<std::byte, header_bytes> header;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(most_descriptors * sizeof(int))> control;
-  iovec place{header.data(), header.size()};
-  msghdr message{.msg_iov = &place,
-                 .msg_iovlen = 1,
-                 .msg_control = control.data(),
-                 .msg_controllen = control.size()};
-  ssize_t got = 0;
-  do {
-    got = ::recvmsg(connection_.get(), &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0 && errno != ECONNRESET) return fail_errno(errno, "cannot read a vhost-user message");
-  if (got <= 0) return std::nullopt;
-  Received received;
-  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
-       part = CMSG_NXTHDR(&message, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-      received.descriptors.emplace_back(fd);
-    }
-  }
+  ReceivedBytes got = receive_whole(connection_.get(), header);
+  if (got.count == 0 && (got.error == 0 || got.error == ECONNRESET)) return std::nullopt;
   const auto parsed = parse_header(header);
-  if (static_cast<std::size_t>(got) != header.size() || !parsed ||
-      (message.msg_flags & MSG_CTRUNC) != 0) {
+  if (got.count < header.size() || got.error != 0 || !parsed) {
     return fail(ErrorKind::invalid_argument, "not a vhost-user message");
   }
+  Received received;
   received.header = *parsed;
+  received.descriptors = std::move(got.descriptors);
   received.payload.resize(parsed->payload_bytes);
-  for (std::size_t done = 0; done < received.payload.size();) {
-    got = ::recv(connection_.get(), received.payload.data() + done, received.payload.size() - done,
-                 MSG_WAITALL);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return fail(ErrorKind::io, "a vhost-user message ends in its middle");
-    done += static_cast<std::size_t>(got);
+  got = receive_whole(connection_.get(), received.payload);
+  if (got.count < received.payload.size()) {
+    return fail(ErrorKind::io, "a vhost-user message ends in its middle");
   }
   return received;
 }
 
-Result<> BackEnd::send(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t sent = ::send(connection_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) return fail_errno(errno, "cannot answer a vhost-user message");
-    bytes = bytes.subspan(static_cast<std::size_t>(sent));
-  }
+Result<> BackEnd::send(std::span<const std::byte> bytes, std::span<const int> descriptors) {
+  const int error = send_whole(connection_.get(), bytes, descriptors);
+  if (error != 0) return fail_errno(error, "cannot answer a vhost-user message");
   return {};
 }
 
@@ -151,7 +130,8 @@ Result<bool> BackEnd::handle(Received& message) {
       reply = answer(request, device_.features() | feature_protocol);
       break;
     case Request::get_protocol_features:
-      reply = answer(request, protocol_queues | protocol_answers | protocol_config);
+      reply = answer(request, protocol_queues | protocol_answers | protocol_config |
+                                  (options_.replaceable ? protocol_inflight : 0));
       break;
     case Request::get_queue_count:
       reply = answer(request, vrings_.size());
@@ -163,6 +143,10 @@ Result<bool> BackEnd::handle(Received& message) {
       device_.read_config(range->offset, std::span(message.payload).subspan(range_header));
       reply = answer(request, message.payload);
       break;
+    }
+    case Request::get_inflight: {
+      if (auto made = make_inflight(message); !made) return std::unexpected(made.error());
+      return true;
     }
     case Request::get_vring_base: {
       const auto state = parse_vring_state(message.payload);
@@ -212,6 +196,8 @@ Result<> BackEnd::handle_setting(Received& message) {
       return {};
     case Request::set_memory_table:
       return map_memory(message);
+    case Request::set_inflight:
+      return take_inflight(message);
     default:
       return handle_vring(message);
   }
@@ -269,6 +255,52 @@ Result<> BackEnd::handle_vring(Received& message) {
   }
 }
 
+// The front end keeps it, and gives it to us, or to the one after us.
+Result<> BackEnd::make_inflight(const Received& message) {
+  auto wanted = parse_inflight(message.payload);
+  if (!wanted || wanted->queues == 0 || wanted->queues > vrings_.size() ||
+      wanted->queue_size == 0 || wanted->queue_size > most_queue_entries) {
+    return wrong(message, "not so many queues or entries");
+  }
+  wanted->offset = 0;
+  wanted->length = wanted->queues * notes_stride(wanted->queue_size);
+  const UniqueFd file(::memfd_create("in-flight", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!file || ::ftruncate(file.get(), static_cast<off_t>(wanted->length)) != 0 ||
+      ::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return fail_errno(errno, "cannot make a region for what is in flight");
+  }
+  const int descriptor = file.get();
+  return send(answer(message.header.request, encode_inflight(*wanted)), {&descriptor, 1});
+}
+
+Result<> BackEnd::take_inflight(Received& message) {
+  const auto given = parse_inflight(message.payload);
+  if (!given || message.descriptors.size() != 1 || given->queues == 0 ||
+      given->queues > vrings_.size() || given->queue_size == 0 ||
+      given->queue_size > most_queue_entries ||
+      given->length < given->queues * notes_stride(given->queue_size) || given->offset % 64 != 0) {
+    return wrong(message, "not a region for these queues");
+  }
+  const int file = message.descriptors.front().get();
+  struct stat status {};
+  if (::fstat(file, &status) != 0 ||
+      !range_fits(given->offset, given->length, static_cast<std::uint64_t>(status.st_size))) {
+    return wrong(message, "a region is larger than its file");
+  }
+  if (options_.sealed_memory_only && !cannot_shrink(file)) {
+    return wrong(message, "the region is not sealed against shrinking");
+  }
+  auto mapping = std::make_unique<Mapping>();
+  mapping->length = given->offset + given->length;
+  mapping->start = ::mmap(nullptr, mapping->length, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (mapping->start == MAP_FAILED) return fail_errno(errno, "cannot map what is in flight");
+  stop();
+  for (Vring& queue : vrings_) queue.notes.reset();
+  inflight_memory_ = std::move(mapping);
+  inflight_ = *given;
+  return start();
+}
+
 Result<> BackEnd::map_memory(Received& message) {
   const auto regions = parse_memory_table(message.payload);
   if (!regions || regions->size() != message.descriptors.size() || regions->empty()) {
@@ -317,7 +349,7 @@ std::optional<std::uint64_t> BackEnd::guest_address(std::uint64_t front_end) con
   return std::nullopt;
 }
 
-std::optional<QueueStart> BackEnd::queue_start(Vring& queue) const {
+std::optional<QueueStart> BackEnd::queue_start(Vring& queue) {
   if (!queue.kick || !queue.enabled || !queue.addresses || !memory_) return std::nullopt;
   const auto descriptors = guest_address(queue.addresses->descriptors),
              available = guest_address(queue.addresses->available),
@@ -330,11 +362,22 @@ std::optional<QueueStart> BackEnd::queue_start(Vring& queue) const {
   if (const std::byte* const index = memory_->at(*used + index_offset, sizeof next_used)) {
     next_used = load_le16(index);
   }
-  return QueueStart{{static_cast<std::uint16_t>(std::min<std::uint32_t>(queue.size, UINT16_MAX)),
-                     *descriptors, *available, *used},
-                    {queue.base, next_used},
-                    queue.kick.get(),
-                    queue.interrupt.get()};
+  QueueStart start{{static_cast<std::uint16_t>(std::min<std::uint32_t>(queue.size, UINT16_MAX)),
+                    *descriptors, *available, *used},
+                   {queue.base, next_used},
+                   queue.kick.get(),
+                   queue.interrupt.get()};
+  const auto index = static_cast<std::size_t>(&queue - vrings_.data());
+  if (inflight_memory_ == nullptr || index >= inflight_.queues) return start;
+  if (queue.size > inflight_.queue_size) return std::nullopt;
+  const std::size_t stride = notes_stride(inflight_.queue_size);
+  std::byte* const region = static_cast<std::byte*>(inflight_memory_->start) + inflight_.offset;
+  queue.notes.emplace(std::span(region + index * stride, stride),
+                      static_cast<std::uint16_t>(queue.size));
+  start.left = queue.notes->recover(next_used);
+  start.notes = &*queue.notes;
+  start.position.next_available = static_cast<std::uint16_t>(next_used + start.left.size());
+  return start;
 }
 
 void BackEnd::stop() {

@@ -9,8 +9,11 @@
 // checked. One that shortens a memory file that it gave ends the process; so who serves
 // strangers takes only files that cannot be shortened.
 //
-// Limits: no dirty log, no in-flight region, no polled queues (a kick descriptor is
-// needed): these features are not offered.
+// A back end that is started again is told by the front end what the one before it had
+// taken and not answered (the in-flight region), and serves that first.
+//
+// Limits: no dirty log, no polled queues (a kick descriptor is needed): these features are
+// not offered.
 #pragma once
 
 #include <memory>
@@ -21,6 +24,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "virtio/device.h"
+#include "virtio/inflight_notes.h"
 #include "virtio/vhost_user/message.h"
 
 namespace tidepool::virtio::vhost_user {
@@ -28,6 +32,9 @@ namespace tidepool::virtio::vhost_user {
 struct BackEndOptions {
   // Guest memory must be in memory files (memfd_create(2)) sealed with F_SEAL_SHRINK.
   bool sealed_memory_only = false;
+  // What the device has answered outlives the process, so that another one may take its
+  // place: then the front end is offered to keep what is in flight.
+  bool replaceable = false;
 };
 
 class BackEnd {
@@ -52,6 +59,7 @@ class BackEnd {
     UniqueFd kick, call;
     std::unique_ptr<CallInterrupt> interrupt;  // while the queue is started
     bool started = false;
+    std::optional<InflightNotes> notes;  // in inflight_
   };
   struct Received {
     Header header;
@@ -59,19 +67,21 @@ class BackEnd {
     std::vector<UniqueFd> descriptors;
   };
   Result<std::optional<Received>> receive();
-  Result<> send(std::span<const std::byte> bytes);
+  Result<> send(std::span<const std::byte> bytes, std::span<const int> descriptors = {});
   // true: an answer went out.
   Result<bool> handle(Received& message);
   Result<> handle_setting(Received& message);
   Result<> handle_vring(Received& message);
   Result<> map_memory(Received& message);
+  Result<> make_inflight(const Received& message);
+  Result<> take_inflight(Received& message);
   std::unexpected<Error> wrong(const Received& message, const char* what) const;
   Vring* vring(std::uint32_t index);
 
   // The device is quiet after stop(); start() starts what is active.
   void stop();
   Result<> start();
-  std::optional<QueueStart> queue_start(Vring& vring) const;
+  std::optional<QueueStart> queue_start(Vring& vring);
   std::optional<std::uint64_t> guest_address(std::uint64_t front_end) const;
 
   Device& device_;
@@ -80,6 +90,8 @@ class BackEnd {
   std::uint64_t features_ = 0, protocol_features_ = 0;
   std::vector<std::unique_ptr<Mapping>> mappings_;
   std::shared_ptr<const GuestMemory> memory_;
+  std::unique_ptr<Mapping> inflight_memory_;
+  Inflight inflight_;
   std::vector<Vring> vrings_;
   bool started_ = false;
 };

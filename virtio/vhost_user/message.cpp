@@ -27,6 +27,25 @@ std::optional<Header> parse_header(std::span<const std::byte, header_bytes> byte
   return Header{static_cast<Request>(load_le32(bytes.data())), (flags & needs_answer) != 0, size};
 }
 
+std::optional<Header> parse_answer_header(std::span<const std::byte, header_bytes> bytes) {
+  const std::uint32_t flags = load_le32(bytes.data() + 4), size = load_le32(bytes.data() + 8);
+  if ((flags & version_mask) != version || (flags & is_answer) == 0 || size > most_payload) {
+    return std::nullopt;
+  }
+  return Header{static_cast<Request>(load_le32(bytes.data())), false, size};
+}
+
+std::vector<std::byte> encode_request(Request request, std::span<const std::byte> payload,
+                                      bool wants_answer) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u32(static_cast<std::uint32_t>(request));
+  encoder.u32(version | (wants_answer ? needs_answer : 0));
+  encoder.u32(static_cast<std::uint32_t>(payload.size()));
+  encoder.bytes(payload);
+  return bytes;
+}
+
 std::vector<std::byte> answer(Request request, std::span<const std::byte> payload) {
   std::vector<std::byte> bytes;
   Encoder encoder(bytes);
@@ -105,6 +124,66 @@ std::optional<ConfigRange> parse_config_range(std::span<const std::byte> payload
   decoder.bytes(range.length);
   if (range.length > most_config || range.offset > most_config) return std::nullopt;
   return whole(decoder, range);
+}
+
+std::optional<Inflight> parse_inflight(std::span<const std::byte> payload) {
+  Decoder decoder(payload);
+  Inflight inflight;
+  inflight.length = decoder.u64();
+  inflight.offset = decoder.u64();
+  inflight.queues = decoder.u16();
+  inflight.queue_size = decoder.u16();
+  // QEMU and those that follow it pad the structure to a multiple of 8 bytes.
+  if (!decoder.at_end()) decoder.u32();
+  if (!checked_add(inflight.offset, inflight.length)) return std::nullopt;
+  return whole(decoder, inflight);
+}
+
+std::vector<std::byte> encode_vring_addresses(const VringAddresses& addresses) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u32(addresses.index);
+  encoder.u32(0);
+  encoder.u64(addresses.descriptors);
+  encoder.u64(addresses.used);
+  encoder.u64(addresses.available);
+  encoder.u64(0);
+  return bytes;
+}
+
+std::vector<std::byte> encode_memory_table(std::span<const MemoryRegion> regions) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u32(static_cast<std::uint32_t>(regions.size()));
+  encoder.u32(0);
+  for (const MemoryRegion& region : regions) {
+    encoder.u64(region.guest);
+    encoder.u64(region.length);
+    encoder.u64(region.front_end);
+    encoder.u64(region.offset);
+  }
+  return bytes;
+}
+
+std::vector<std::byte> encode_config_range(const ConfigRange& range) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u32(range.offset);
+  encoder.u32(range.length);
+  encoder.u32(0);
+  bytes.resize(bytes.size() + range.length);
+  return bytes;
+}
+
+std::vector<std::byte> encode_inflight(const Inflight& inflight) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u64(inflight.length);
+  encoder.u64(inflight.offset);
+  encoder.u16(inflight.queues);
+  encoder.u16(inflight.queue_size);
+  encoder.u32(0);
+  return bytes;
 }
 
 }  // namespace tidepool::virtio::vhost_user

@@ -1,5 +1,5 @@
-// Messages of the vhost-user protocol (QEMU's docs/interop/vhost-user.rst), as a back
-// end needs them. Pure: bytes in, checked values out.
+// Messages of the vhost-user protocol (QEMU's docs/interop/vhost-user.rst), as both ends
+// need them. Pure: bytes in, checked values out, and back.
 //
 //   front end                                  back end
 //     GET_FEATURES, GET_PROTOCOL_FEATURES  ->    what the device offers
@@ -41,11 +41,13 @@ enum class Request : std::uint32_t {
   get_queue_count = 17,
   set_vring_enable = 18,
   get_config = 24,
+  get_inflight = 31,
+  set_inflight = 32,
 };
 
 inline constexpr std::uint64_t feature_protocol = std::uint64_t{1} << 30;  // of the device's
 inline constexpr std::uint64_t protocol_queues = 1U << 0, protocol_answers = 1U << 3,
-                               protocol_config = 1U << 9;
+                               protocol_config = 1U << 9, protocol_inflight = 1U << 12;
 
 inline constexpr std::size_t header_bytes = 12;
 inline constexpr std::size_t most_payload = 4096;
@@ -60,6 +62,11 @@ struct Header {
 };
 // nullopt: another version, or a payload that is too long.
 std::optional<Header> parse_header(std::span<const std::byte, header_bytes> bytes);
+// The same of an answer.
+std::optional<Header> parse_answer_header(std::span<const std::byte, header_bytes> bytes);
+// Header and payload.
+std::vector<std::byte> encode_request(Request request, std::span<const std::byte> payload,
+                                      bool wants_answer);
 // Header and payload of an answer.
 std::vector<std::byte> answer(Request request, std::span<const std::byte> payload);
 std::vector<std::byte> answer(Request request, std::uint64_t value);
@@ -80,6 +87,12 @@ struct MemoryRegion {
   std::uint64_t front_end = 0;  // where the front end has it
   std::uint64_t offset = 0;     // in the descriptor that comes with it
 };
+// A region shared with the back end, in which it notes what it has taken and not yet
+// given back: a new back end goes on from there.
+struct Inflight {
+  std::uint64_t length = 0, offset = 0;  // of the mapping, in the descriptor that comes with it
+  std::uint16_t queues = 0, queue_size = 0;
+};
 struct ConfigRange {
   std::uint32_t offset = 0, length = 0;
 };
@@ -91,5 +104,12 @@ std::optional<VringAddresses> parse_vring_addresses(std::span<const std::byte> p
 std::optional<VringDescriptor> parse_vring_descriptor(std::span<const std::byte> payload);
 std::optional<std::vector<MemoryRegion>> parse_memory_table(std::span<const std::byte> payload);
 std::optional<ConfigRange> parse_config_range(std::span<const std::byte> payload);
+std::optional<Inflight> parse_inflight(std::span<const std::byte> payload);
+
+std::vector<std::byte> encode_vring_addresses(const VringAddresses& addresses);
+std::vector<std::byte> encode_memory_table(std::span<const MemoryRegion> regions);
+// A range and room for what is in it.
+std::vector<std::byte> encode_config_range(const ConfigRange& range);
+std::vector<std::byte> encode_inflight(const Inflight& inflight);
 
 }  // namespace tidepool::virtio::vhost_user

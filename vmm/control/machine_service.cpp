@@ -22,6 +22,10 @@ json describe(Machine& machine, const std::string& name) {
   const MachineConfig& config = machine.config();
   json disks = json::array();
   for (const MachineDisk& disk : config.disks) {
+    if (disk.store == nullptr) {
+      disks.push_back({{"name", "vhost-user=" + disk.vhost_user}, {"queues", disk.queues}});
+      continue;
+    }
     const blockdev::Geometry geometry = disk.store->geometry();
     disks.push_back({{"name", disk.store->name()},
                      {"size", geometry.size},

@@ -14,11 +14,15 @@
 #include "virtio/block_device.h"
 #include "virtio/entropy_device.h"
 #include "virtio/net_device.h"
+#include "virtio/vhost_user/foreign_kinds.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/cpu_setup.h"
 #include "vmm/memory/memory_layout.h"
 
 namespace tidepool::vmm {
+
+using virtio::vhost_user::foreign_block;
+using virtio::vhost_user::foreign_net;
 
 namespace {
 
@@ -115,6 +119,9 @@ Result<> Machine::add_board() {
 Result<> Machine::add_device(std::unique_ptr<virtio::Device> device) {
   device->connect(ram_->map());
   for (virtio::MemoryWriter* writer : device->writers()) writers_.add(*writer);
+  if (auto untracked = device->untracked_writer(); !untracked.empty()) {
+    writers_.add_untracked(untracked);
+  }
   const auto bar =
       static_cast<std::uint32_t>(pci_window + functions_.size() * VirtioPci::bar_bytes);
   auto function = VirtioPci::create({*vm_, *routes_, memory_bus_}, std::move(device), bar);
@@ -123,14 +130,31 @@ Result<> Machine::add_device(std::unique_ptr<virtio::Device> device) {
   return pci_.add(*functions_.back());
 }
 
+Result<> Machine::add_foreign(const std::string& socket,
+                              virtio::vhost_user::ForeignOptions options) {
+  auto device = virtio::vhost_user::ForeignDevice::create(socket, std::move(options));
+  if (!device) return std::unexpected(device.error());
+  return add_device(std::move(*device));
+}
+
 Result<> Machine::add_devices() {
   for (const MachineDisk& disk : config_.disks) {
+    if (disk.store == nullptr) {
+      if (auto added = add_foreign(disk.vhost_user, foreign_block(disk.queues)); !added) {
+        return added;
+      }
+      continue;
+    }
     auto device =
         virtio::BlockDevice::create(disk.store, {.queues = disk.queues, .serial = disk.serial});
     if (!device) return std::unexpected(device.error());
     if (auto added = add_device(std::move(*device)); !added) return added;
   }
   for (MachineNet& net : config_.nets) {
+    if (net.port == nullptr) {
+      if (auto added = add_foreign(net.vhost_user, foreign_net(net.address)); !added) return added;
+      continue;
+    }
     auto device = virtio::NetDevice::create(std::move(net.port), net.address);
     if (!device) return std::unexpected(device.error());
     if (auto added = add_device(std::move(*device)); !added) return added;
@@ -251,7 +275,7 @@ std::uint64_t Machine::exits() const {
 Result<> Machine::flush_disks() {
   Result<> all;
   for (const MachineDisk& disk : config_.disks) {
-    if (disk.store->geometry().read_only) continue;
+    if (disk.store == nullptr || disk.store->geometry().read_only) continue;
     auto channel = blockdev::SyncChannel::open(*disk.store);
     auto flushed = channel ? (*channel)->flush() : std::unexpected(channel.error());
     if (!flushed && all) all = flushed;

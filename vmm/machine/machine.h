@@ -24,6 +24,7 @@
 #include "virtio/console_device.h"
 #include "virtio/mac_address.h"
 #include "virtio/packet_port.h"
+#include "virtio/vhost_user/foreign_device.h"
 #include "vmm/boot/boot_loader.h"
 #include "vmm/devices/power.h"
 #include "vmm/devices/real_time_clock.h"
@@ -45,15 +46,17 @@ inline constexpr std::uint64_t most_memory = 1ULL << 40;
 enum class ConsoleKind { serial, virtio };
 
 struct MachineDisk {
-  std::shared_ptr<blockdev::BlockStore> store;
+  std::shared_ptr<blockdev::BlockStore> store;  // null: it is a back end's
   std::uint16_t queues = 1;
   std::string serial;
+  std::string vhost_user;  // the back end's socket
 };
 
 struct MachineNet {
   std::string name;  // of its other end
   virtio::MacAddress address;
-  std::unique_ptr<virtio::PacketPort> port;  // the machine takes it
+  std::unique_ptr<virtio::PacketPort> port;  // the machine takes it; null: it is a back end's
+  std::string vhost_user;                    // the back end's socket
 };
 
 struct MachineConfig {
@@ -100,6 +103,7 @@ class Machine {
   Result<> add_board();
   Result<> add_device(std::unique_ptr<virtio::Device> device);
   Result<> add_devices();
+  Result<> add_foreign(const std::string& socket, virtio::vhost_user::ForeignOptions options);
   Result<> add_vcpus();
   Result<> flush_disks();
   void make_quiet();

@@ -1,5 +1,6 @@
 #include "vmm/memory/guest_ram.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -12,8 +13,10 @@
 namespace tidepool::vmm {
 
 Result<std::unique_ptr<GuestRam>> GuestRam::create(KvmVm& vm, std::uint64_t bytes) {
-  UniqueFd memory(::memfd_create("guest-ram", MFD_CLOEXEC));
-  if (!memory || ::ftruncate(memory.get(), static_cast<off_t>(bytes)) != 0) {
+  UniqueFd memory(::memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  // Who is given it need not fear that it gets shorter.
+  if (!memory || ::ftruncate(memory.get(), static_cast<off_t>(bytes)) != 0 ||
+      ::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return fail_errno(errno, fmt::format("cannot make {} of guest memory", format_size(bytes)));
   }
   void* const host =
@@ -24,8 +27,9 @@ Result<std::unique_ptr<GuestRam>> GuestRam::create(KvmVm& vm, std::uint64_t byte
   std::unique_ptr<GuestRam> ram(
       new GuestRam(vm, std::move(memory), static_cast<std::byte*>(host), bytes));
   const std::uint64_t low = std::min(bytes, hole_begin);
-  std::vector<virtio::GuestRegion> regions{{0, low, ram->host_}};
-  if (bytes > low) regions.push_back({hole_end, bytes - low, ram->host_ + low});
+  const int file = ram->memory_.get();
+  std::vector<virtio::GuestRegion> regions{{0, low, ram->host_, file, 0}};
+  if (bytes > low) regions.push_back({hole_end, bytes - low, ram->host_ + low, file, low});
   auto map = virtio::GuestMemory::create(std::move(regions));
   if (!map) return std::unexpected(map.error());
   ram->map_ = std::move(*map);

@@ -25,6 +25,22 @@ class DeviceWriter final : public Writer {
   virtio::MemoryWriter& writer_;
 };
 
+class UntrackedWriter final : public Writer {
+ public:
+  explicit UntrackedWriter(std::string name) : name_(std::move(name)) {}
+  const std::string& name() const override { return name_; }
+  Result<> start_tracking() override {
+    return fail(ErrorKind::unsupported,
+                "{} writes to the guest's memory from another process, which does not say where",
+                name_);
+  }
+  Result<> harvest(DirtyPages&) override { return start_tracking(); }
+  void stop_tracking() override {}
+
+ private:
+  const std::string name_;
+};
+
 }  // namespace
 
 std::uint64_t DirtyPages::count() const {
@@ -42,6 +58,10 @@ void WriterRegistry::add(std::unique_ptr<Writer> writer) {
 
 void WriterRegistry::add(virtio::MemoryWriter& writer) {
   add(std::make_unique<DeviceWriter>(writer));
+}
+
+void WriterRegistry::add_untracked(const std::string& name) {
+  add(std::make_unique<UntrackedWriter>(name));
 }
 
 std::vector<std::string> WriterRegistry::names() const {

@@ -54,6 +54,8 @@ class WriterRegistry {
   void add(std::unique_ptr<Writer> writer);
   // A thread of a device, which outlives the registry's use of it.
   void add(virtio::MemoryWriter& writer);
+  // One whose writes cannot be tracked.
+  void add_untracked(const std::string& name);
   std::vector<std::string> names() const;
 
   // All or none.

@@ -26,6 +26,8 @@ using namespace vmm;
 
 constexpr int exit_ok = 0, exit_failed = 1, exit_usage = 2;
 
+constexpr std::string_view vhost_user = "vhost-user=";  // of --disk and --net
+
 struct DiskArgument {
   std::string name;
   blockdev::chain::DiskOptions options;
@@ -76,20 +78,27 @@ Result<DiskArgument> parse_disk(const std::string& text) {
   return disk;
 }
 
-// tap=NAME[,mac=ADDRESS]
+// tap=NAME[,mac=ADDRESS] or vhost-user=SOCKET[,mac=ADDRESS]
 Result<MachineNet> parse_net(const std::string& text) {
   constexpr std::string_view tap = "tap=", mac = ",mac=";
+  const bool foreign = text.starts_with(vhost_user);
   const auto comma = std::min(text.find(','), text.size());
   const std::string rest = text.substr(comma);
-  if (!text.starts_with(tap) || (!rest.empty() && !rest.starts_with(mac))) {
-    return fail(ErrorKind::invalid_argument, "--net {}: tap=NAME[,mac=ADDRESS] is meant", text);
+  if ((!text.starts_with(tap) && !foreign) || (!rest.empty() && !rest.starts_with(mac))) {
+    return fail(ErrorKind::invalid_argument,
+                "--net {}: tap=NAME[,mac=ADDRESS] or vhost-user=SOCKET[,mac=ADDRESS] is meant",
+                text);
   }
   const Result<virtio::MacAddress> address =
       rest.empty() ? virtio::random_mac() : virtio::parse_mac(rest.substr(mac.size()));
   if (!address) return std::unexpected(address.error());
+  if (foreign) {
+    const std::string socket = text.substr(vhost_user.size(), comma - vhost_user.size());
+    return MachineNet{"vhost-user=" + socket, *address, nullptr, socket};
+  }
   auto port = virtio::TapPort::open(text.substr(tap.size(), comma - tap.size()));
   if (!port) return std::unexpected(port.error());
-  return MachineNet{(*port)->name(), *address, std::move(*port)};
+  return MachineNet{(*port)->name(), *address, std::move(*port), {}};
 }
 
 Result<MachineConfig> configure(const Arguments& a) {
@@ -103,6 +112,15 @@ Result<MachineConfig> configure(const Arguments& a) {
   for (const std::string& text : a.disks) {
     auto disk = parse_disk(text);
     if (!disk) return std::unexpected(disk.error());
+    if (disk->name.starts_with(vhost_user)) {
+      if (disk->options.raw || disk->options.read_only) {
+        return fail(ErrorKind::invalid_argument,
+                    "--disk {}: what the disk is is said by its back end, not by raw or ro", text);
+      }
+      config.disks.push_back(
+          {.queues = disk->queues, .vhost_user = disk->name.substr(vhost_user.size())});
+      continue;
+    }
     auto store = blockdev::chain::open_disk(disk->name, disk->options);
     if (!store) return std::unexpected(store.error());
     config.disks.push_back(
@@ -196,7 +214,7 @@ void show(const std::vector<nlohmann::json>& machines) {
     std::string disks;
     for (const auto& disk : machine["disks"]) {
       disks += fmt::format("{}{}{}", disks.empty() ? "" : ", ", disk["name"].get<std::string>(),
-                           disk["read_only"] ? " (read-only)" : "");
+                           disk.value("read_only", false) ? " (read-only)" : "");
     }
     table.add({machine["name"], std::to_string(machine["pid"].get<int>()), machine["state"],
                std::to_string(machine["cpus"].get<unsigned>()),
@@ -239,14 +257,13 @@ CLI::App* add_run(CLI::App& app, Arguments& a) {
   run->add_option("--cmdline", a.command_line, "The kernel's command line");
   run->add_option("--cpus", a.cpus, "How many vCPUs (default 1)");
   run->add_option("--memory", a.memory, "How much memory (default 512M)");
-  run->add_option(
-         "--disk", a.disks,
-         "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD or NFS URI, or with raw a file "
-         "or device; may be given several times")
+  run->add_option("--disk", a.disks,
+                  "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD or NFS URI, or with raw "
+                  "a file or device; or vhost-user=SOCKET[,queues=N]; may be given several times")
       ->allow_extra_args(false);
   run->add_option("--net", a.nets,
-                  "tap=NAME[,mac=ADDRESS]: a network card on the host's tap interface; may be "
-                  "given several times")
+                  "tap=NAME[,mac=ADDRESS] or vhost-user=SOCKET[,mac=ADDRESS]: a network card on "
+                  "the host's tap interface, or served by a back end; may be given several times")
       ->allow_extra_args(false);
   run->add_option("--console", a.console, "What standard input and output are: serial or virtio")
       ->check(CLI::IsMember({"serial", "virtio"}));
