@@ -43,6 +43,7 @@ class BlockDevice final : public Device {
   void resume() override;
   void reset() override;
   std::vector<QueuePosition> positions() const override;
+  bool can_be_saved() const override { return true; }
   std::vector<MemoryWriter*> writers() override;
 
  private:

@@ -27,6 +27,21 @@ void ConsoleDevice::type(std::string bytes) {
   });
 }
 
+std::vector<std::byte> ConsoleDevice::save() const {
+  std::vector<std::byte> saved;
+  thread().call([&] {
+    const auto waiting = std::as_bytes(std::span(typed_));
+    saved.assign(waiting.begin(), waiting.end());
+  });
+  return saved;
+}
+
+bool ConsoleDevice::restore(std::span<const std::byte> saved) {
+  if (saved.size() > most_typed) return false;
+  thread().call([&] { typed_.assign(reinterpret_cast<const char*>(saved.data()), saved.size()); });
+  return true;
+}
+
 bool ConsoleDevice::serve(unsigned queue) {
   QueueServer& server = *this->server(queue);
   if (queue == receive_queue) return receive(server);

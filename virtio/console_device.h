@@ -25,6 +25,9 @@ class ConsoleDevice final : public OneThreadDevice {
   ~ConsoleDevice() override { stop_thread(); }
 
   std::uint32_t id() const override;
+  bool can_be_saved() const override { return true; }
+  std::vector<std::byte> save() const override;  // what waits
+  bool restore(std::span<const std::byte> saved) override;
   std::uint64_t features() const override { return ring_features; }
   void type(std::string bytes);  // any thread
 

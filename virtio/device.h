@@ -74,6 +74,13 @@ class Device {
   virtual void resume() = 0;
   virtual void reset() = 0;
   virtual std::vector<QueuePosition> positions() const = 0;  // of a quiet device
+  // Whether a machine that has it can be saved. One that keeps something elsewhere, in
+  // another process or another machine, cannot.
+  virtual bool can_be_saved() const { return false; }
+  // What a quiet device keeps beside its queues, and a new one is given before start().
+  // False: that makes no sense.
+  virtual std::vector<std::byte> save() const { return {}; }
+  virtual bool restore(std::span<const std::byte> saved) { return saved.empty(); }
   // Those that write to guest memory for the device, as long as it lives.
   virtual std::vector<MemoryWriter*> writers() = 0;
   // Who writes to it without telling, for messages; empty: nobody.

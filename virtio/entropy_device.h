@@ -18,6 +18,7 @@ class EntropyDevice final : public OneThreadDevice {
   ~EntropyDevice() override { stop_thread(); }
 
   std::uint32_t id() const override;
+  bool can_be_saved() const override { return true; }
   std::uint64_t features() const override { return ring_features; }
 
  private:

@@ -29,7 +29,7 @@ class OneThreadDevice : public Device {
   OneThreadDevice(const std::string& name, unsigned queues, std::uint16_t queue_size);
   // Before the first start().
   Result<> start_thread();
-  LoopThread& thread() { return *thread_; }
+  LoopThread& thread() const { return *thread_; }
   void stop_thread() { thread_.reset(); }  // first thing in the destructor of what derives
 
   // All on the thread. Takes what the queue has; false: more() is called later.

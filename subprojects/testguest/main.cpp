@@ -36,8 +36,8 @@ constexpr Test tests[] = {
     {"none", [] {}},           {"disk", test_disk},   {"refused", test_refused},
     {"reboot", test_reboot},   {"fault", test_fault}, {"lies", test_lies},
     {"hostile", test_hostile}, {"echo", test_echo},   {"dirty", test_dirty},
-    {"button", test_button},   {"net", test_net},
-    {"load", test_load},
+    {"button", test_button},   {"net", test_net},     {"load", test_load},
+    {"steps", test_steps},
 };
 
 bool same(const char* line, const char* text) {

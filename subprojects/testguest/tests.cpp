@@ -247,6 +247,43 @@ void test_button() {
   }
 }
 
+// Each step is in the counter, in a chain of sums, in one of many pages of memory, on the
+// disk and on the console: a step that is lost or comes twice in one of them shows.
+void test_steps() {
+  constexpr uint16_t power_status = 0x600;
+  constexpr uint32_t first = 8U << 20, pages = 2048, places = 64;
+  static BlockDriver disk;
+  disk.start(find_disk(), true);
+  require(disk.sectors() >= places * 8, "the disk is too small", disk.sectors());
+  auto* const out = reinterpret_cast<uint32_t*>(take_memory(page, page));
+  auto* const in = reinterpret_cast<uint32_t*>(take_memory(page, page));
+  uint32_t sum = 0;
+  for (uint32_t step = 1; (in32(power_status) & 1U << 8) == 0; ++step) {
+    sum = (sum ^ step) * 2654435761U;
+    const uint32_t place = first + step % pages * page;
+    const uint32_t before = step > pages ? step - pages : 0;
+    require(read_at<uint32_t>(place) == before,
+            "memory has another step:", read_at<uint32_t>(place));
+    write_at<uint32_t>(place, step);
+    out[0] = step;
+    out[1] = sum;
+    for (uint32_t i = 2; i < page / 4; ++i) out[i] = pattern(step + i);
+    const uint32_t sector = step % places * 8;
+    require(disk.run(BlockDriver::write, sector, out, page) == 0, "write");
+    if (step > 1) {
+      const uint32_t other = (step - 1) % places * 8;
+      require(disk.run(BlockDriver::read, other, in, page) == 0, "read");
+      require(in[0] == step - 1, "the disk has another step:", in[0]);
+      for (uint32_t i = 2; i < page / 4; ++i) {
+        require(in[i] == pattern(step - 1 + i), "other data at word", i);
+      }
+    }
+    say("step ");
+    say_number(step);
+    say_line("", sum);
+  }
+}
+
 void test_dirty() {
   constexpr uint32_t first = 8U << 20, bytes = 8U << 20;
   say("testguest: writing\n");

@@ -12,4 +12,5 @@ void test_lies();     // a driver that breaks the rules, then one that does not
 void test_hostile();  // random registers and chains; the device may break, no more
 void test_echo();     // what is typed, until a line's end
 void test_button();   // waits for the power button
+void test_steps();    // counts in registers, memory and disk at once, until the power button
 void test_dirty();    // writes to every third page of 8 MiB, over and over

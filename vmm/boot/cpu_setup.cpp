@@ -1,5 +1,6 @@
 #include "vmm/boot/cpu_setup.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -65,10 +66,11 @@ std::vector<kvm_cpuid_entry2> cpuid_of(std::vector<kvm_cpuid_entry2> entries, un
   for (kvm_cpuid_entry2& e : entries) {
     switch (e.function) {
       case 1: {
-        constexpr std::uint32_t many_threads = 1U << 28;                           // EDX
-        constexpr std::uint32_t deadline_timer = 1U << 24, hypervisor = 1U << 31;  // ECX
+        constexpr std::uint32_t many_threads = 1U << 28;  // EDX
+        constexpr std::uint32_t deadline_timer = 1U << 24, hypervisor = 1U << 31,
+                                intel_virtualization = 1U << 5;  // ECX
         e.ebx = (e.ebx & 0xffff) | cpus << 16 | cpu << 24;
-        e.ecx |= deadline_timer | hypervisor;
+        e.ecx = (e.ecx & ~intel_virtualization) | deadline_timer | hypervisor;
         e.edx = cpus > 1 ? e.edx | many_threads : e.edx & ~many_threads;
         break;
       }
@@ -86,8 +88,8 @@ std::vector<kvm_cpuid_entry2> cpuid_of(std::vector<kvm_cpuid_entry2> entries, un
         break;
       }
       case 0x80000001: {
-        constexpr std::uint32_t topology_leaf = 1U << 22;  // ECX
-        e.ecx &= ~topology_leaf;
+        constexpr std::uint32_t topology_leaf = 1U << 22, amd_virtualization = 1U << 2;  // ECX
+        e.ecx &= ~(topology_leaf | amd_virtualization);
         break;
       }
       case 0x80000008:
@@ -98,6 +100,37 @@ std::vector<kvm_cpuid_entry2> cpuid_of(std::vector<kvm_cpuid_entry2> entries, un
     }
   }
   return entries;
+}
+
+Result<> check_features(std::span<const kvm_cpuid_entry2> shown,
+                        std::span<const kvm_cpuid_entry2> supported) {
+  // Leaves that are sets of features.
+  struct Leaf {
+    std::uint32_t function, index;
+    std::uint32_t ebx, ecx, edx;  // which bits count
+  };
+  constexpr std::uint32_t all = UINT32_MAX, shown_always = 1U << 24 | 1U << 31,
+                          many_threads = 1U << 28;
+  constexpr Leaf leaves[] = {{1, 0, 0, all & ~shown_always, all & ~many_threads},
+                             {7, 0, all, all, all},
+                             {0x80000001, 0, 0, all, all}};
+  const auto find = [](std::span<const kvm_cpuid_entry2> entries, const Leaf& leaf) {
+    const auto found = std::ranges::find_if(entries, [&](const kvm_cpuid_entry2& entry) {
+      return entry.function == leaf.function && entry.index == leaf.index;
+    });
+    return found == entries.end() ? kvm_cpuid_entry2{} : *found;
+  };
+  for (const Leaf& leaf : leaves) {
+    const kvm_cpuid_entry2 had = find(shown, leaf), has = find(supported, leaf);
+    const std::uint32_t ebx = had.ebx & ~has.ebx & leaf.ebx, ecx = had.ecx & ~has.ecx & leaf.ecx,
+                        edx = had.edx & ~has.edx & leaf.edx;
+    if ((ebx | ecx | edx) == 0) continue;
+    return fail(ErrorKind::unsupported,
+                "this processor lacks what the guest uses: leaf {:#x} of CPUID, bits {:#x} of EBX, "
+                "{:#x} of ECX, {:#x} of EDX",
+                leaf.function, ebx, ecx, edx);
+  }
+  return {};
 }
 
 Result<> set_up_boot_vcpu(KvmVcpu& vcpu, GuestRam& ram, const BootEntry& entry) {

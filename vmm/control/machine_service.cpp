@@ -1,9 +1,13 @@
 #include "vmm/control/machine_service.h"
 
+#include <poll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
+#include <utility>
 
 namespace tidepool::vmm {
 
@@ -67,7 +71,8 @@ Result<> check_machine_name(const std::string& name) {
 }
 
 Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
-                                                              const std::string& name) {
+                                                              MachineSetup setup) {
+  const std::string name = setup.name;
   using Request = const ControlRequest&;
   std::vector<ControlRoute> routes{
       {"GET", "/v1/info",
@@ -85,6 +90,13 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
        [&machine](Request) {
          machine.stop();
          return done({});
+       }},
+      {"PUT", "/v1/save",
+       [&machine, setup = std::move(setup)](Request request) -> Result<ControlReply> {
+         const auto file = request.parameters.find("file");
+         if (file == request.parameters.end() || !file->second.starts_with('/'))
+           return fail(ErrorKind::invalid_argument, "save wants file=, an absolute path");
+         return done(machine.save(setup, file->second));
        }},
   };
   auto server = ControlServer::start(socket_path(name), std::move(routes));
@@ -119,6 +131,24 @@ Result<> tell_machine(const std::string& name, const std::string& action) {
   if (!client) return std::unexpected(client.error());
   auto body = client->request("PUT", "/v1/" + action);
   if (!body) return std::unexpected(body.error());
+  return {};
+}
+
+Result<> save_machine(const std::string& name, const std::filesystem::path& file) {
+  auto info = machine_info(name);
+  if (!info) return std::unexpected(info.error());
+  const json pid = info->value("pid", json{});
+  if (!pid.is_number_integer())
+    return fail(ErrorKind::io, "the machine '{}' gives no answer that makes sense", name);
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid.get<int>(), 0)));
+  if (!process) return fail_errno(errno, fmt::format("cannot watch the machine '{}'", name));
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  auto body = client->request("PUT", "/v1/save", {{"file", file.native()}});
+  if (!body) return std::unexpected(body.error());
+  pollfd ended{process.get(), POLLIN, 0};
+  while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
+  }
   return {};
 }
 

@@ -4,10 +4,12 @@
 //   PUT /v1/pause, /v1/resume   nothing of it runs, or it does again
 //   PUT /v1/power-button        as a finger on it: the guest decides
 //   PUT /v1/stop                its plug is pulled; what its disks took is finished
+//   PUT /v1/save?file=PATH      written to a file; then it ends
 //
 // The socket is the machine's name: as long as it is there, no other machine has it.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -26,7 +28,8 @@ class MachineService {
  public:
   // Serves until it is destroyed, which comes before the machine's end. busy: another
   // machine has the name.
-  static Result<std::unique_ptr<MachineService>> start(Machine& machine, const std::string& name);
+  // setup: what a saved one is started again with; its name is the machine's.
+  static Result<std::unique_ptr<MachineService>> start(Machine& machine, MachineSetup setup);
 
  private:
   explicit MachineService(std::unique_ptr<ControlServer> server) : server_(std::move(server)) {}
@@ -37,6 +40,8 @@ class MachineService {
 Result<nlohmann::json> machine_info(const std::string& name);
 // action: "pause", "resume", "power-button" or "stop".
 Result<> tell_machine(const std::string& name, const std::string& action);
+// Returns when the machine was saved and its process is gone, its disks free.
+Result<> save_machine(const std::string& name, const std::filesystem::path& file);
 // The info of each that answers, by name.
 std::vector<nlohmann::json> running_machines();
 

@@ -15,14 +15,27 @@ constexpr std::uint64_t timer_hertz = 3'579'545;
 
 }  // namespace
 
+PowerRegisters::PowerRegisters(std::function<void()> power_off,
+                               std::function<void(bool high)> interrupt, const PowerState& state)
+    : power_off_(std::move(power_off)),
+      interrupt_(std::move(interrupt)),
+      begin_(std::chrono::steady_clock::now() - std::chrono::nanoseconds(state.passed)),
+      status_(state.status),
+      enabled_(state.enabled) {}
+
+PowerState PowerRegisters::save() const {
+  const std::lock_guard lock(mutex_);
+  return {.status = status_,
+          .enabled = enabled_,
+          .passed = static_cast<std::uint64_t>(passed().count())};
+}
+
 void PowerRegisters::read(std::uint64_t offset, std::span<std::byte> out) {
   const std::lock_guard lock(mutex_);
   std::uint64_t value = 0;
   if (offset >= timer_offset) {
-    const auto passed = std::chrono::duration_cast<std::chrono::nanoseconds>(
-        std::chrono::steady_clock::now() - begin_);
     constexpr std::uint64_t second = 1'000'000'000;
-    const auto count = static_cast<std::uint64_t>(passed.count());
+    const auto count = static_cast<std::uint64_t>(passed().count());
     const std::uint64_t ticks =
         count / second * timer_hertz + count % second * timer_hertz / second;
     value = static_cast<std::uint32_t>(ticks) >> (8 * (offset - timer_offset));
@@ -52,6 +65,11 @@ void PowerRegisters::write(std::uint64_t offset, std::span<const std::byte> in) 
 void PowerRegisters::press_button() {
   const std::lock_guard lock(mutex_);
   status_ |= button_bit;
+  update_interrupt();
+}
+
+void PowerRegisters::raise_pending() {
+  const std::lock_guard lock(mutex_);
   update_interrupt();
 }
 

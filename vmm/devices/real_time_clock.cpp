@@ -47,22 +47,22 @@ std::uint8_t RealTimeClock::read_register(std::uint8_t index) const {
     case status_d:
       return valid;
     default:
-      return memory_[index];
+      return state_.memory[index];
   }
 }
 
 void RealTimeClock::read(std::uint64_t offset, std::span<std::byte> out) {
   const std::lock_guard lock(mutex_);
-  put_value(offset == 0 ? index_ : read_register(index_), out);
+  put_value(offset == 0 ? state_.index : read_register(state_.index), out);
 }
 
 void RealTimeClock::write(std::uint64_t offset, std::span<const std::byte> in) {
   const std::lock_guard lock(mutex_);
   const auto value = static_cast<std::uint8_t>(in[0]);
   if (offset == 0) {
-    index_ = value & 0x7f;
+    state_.index = value & 0x7f;
   } else {
-    memory_[index_] = value;
+    state_.memory[state_.index] = value;
   }
 }
 

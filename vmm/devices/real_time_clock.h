@@ -4,26 +4,31 @@
 // the bytes that are not the time's.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <mutex>
 
 #include "vmm/devices/bus.h"
+#include "vmm/state/board_state.h"
 
 namespace tidepool::vmm {
 
 class RealTimeClock final : public BusDevice {
  public:
   static constexpr std::uint64_t ports = 2;  // index, data
+
+  explicit RealTimeClock(const RealTimeClockState& state = {}) : state_(state) {}
   void read(std::uint64_t offset, std::span<std::byte> out) override;
   void write(std::uint64_t offset, std::span<const std::byte> in) override;
+  RealTimeClockState save() const {
+    const std::lock_guard lock(mutex_);
+    return state_;
+  }
 
  private:
   std::uint8_t read_register(std::uint8_t index) const;
 
-  std::mutex mutex_;  // guards all below
-  std::uint8_t index_ = 0;
-  std::array<std::uint8_t, 128> memory_{};
+  mutable std::mutex mutex_;  // guards state_
+  RealTimeClockState state_;
 };
 
 }  // namespace tidepool::vmm

@@ -8,6 +8,36 @@ namespace {
 constexpr std::uint8_t fifo_works = 0xc0;  // in the identification: a 16550A
 }
 
+SerialPort::SerialPort(std::function<void(char)> output, std::function<void()> interrupt,
+                       const SerialState& state)
+    : output_(std::move(output)),
+      interrupt_(std::move(interrupt)),
+      interrupt_enable_(state.interrupt_enable),
+      line_control_(state.line_control),
+      modem_control_(state.modem_control),
+      scratch_(state.scratch),
+      divisor_(state.divisor),
+      fifo_(state.fifo),
+      empty_pending_(state.empty_pending),
+      received_(state.received.begin(), state.received.end()) {}
+
+SerialState SerialPort::save() const {
+  const std::lock_guard lock(mutex_);
+  return {.interrupt_enable = interrupt_enable_,
+          .line_control = line_control_,
+          .modem_control = modem_control_,
+          .scratch = scratch_,
+          .divisor = divisor_,
+          .fifo = fifo_,
+          .empty_pending = empty_pending_,
+          .received = {received_.begin(), received_.end()}};
+}
+
+void SerialPort::raise_pending() {
+  const std::lock_guard lock(mutex_);
+  update_interrupt(true);
+}
+
 void SerialPort::read(std::uint64_t offset, std::span<std::byte> out) {
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = std::byte{read_register(offset + i)};

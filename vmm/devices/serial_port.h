@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include "vmm/devices/bus.h"
+#include "vmm/state/board_state.h"
 
 namespace tidepool::vmm {
 
@@ -23,12 +24,15 @@ class SerialPort final : public BusDevice {
   static constexpr std::size_t most_typed = 64 * 1024;
 
   // `interrupt` raises the port's interrupt once.
-  SerialPort(std::function<void(char)> output, std::function<void()> interrupt)
-      : output_(std::move(output)), interrupt_(std::move(interrupt)) {}
+  SerialPort(std::function<void(char)> output, std::function<void()> interrupt,
+             const SerialState& state = {});
 
   void read(std::uint64_t offset, std::span<std::byte> out) override;
   void write(std::uint64_t offset, std::span<const std::byte> in) override;
   void type(std::string_view bytes);  // any thread
+  SerialState save() const;
+  // An interrupt that was on its way when the state was saved comes again.
+  void raise_pending();
 
  private:
   std::uint8_t read_register(std::uint64_t offset);
@@ -39,10 +43,10 @@ class SerialPort final : public BusDevice {
 
   const std::function<void(char)> output_;
   const std::function<void()> interrupt_;
-  std::mutex mutex_;  // guards all below; held while output and interrupt are called
-  std::uint8_t interrupt_enable_ = 0, line_control_ = 3, modem_control_ = 8, scratch_ = 0;
-  std::uint16_t divisor_ = 12;
-  bool fifo_ = false, empty_pending_ = false;
+  mutable std::mutex mutex_;  // guards all below; held while output and interrupt are called
+  std::uint8_t interrupt_enable_, line_control_, modem_control_, scratch_;
+  std::uint16_t divisor_;
+  bool fifo_, empty_pending_;
   std::deque<std::uint8_t> received_;
 };
 

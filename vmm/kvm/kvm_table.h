@@ -20,10 +20,16 @@ struct KvmTableHeader {
   std::uint32_t flags = 0;
 };
 
+inline constexpr unsigned long kvm_get_msr_list = _IOWR(KVMIO, 0x02, std::uint32_t);
 inline constexpr unsigned long kvm_get_supported_cpuid = _IOWR(KVMIO, 0x05, KvmTableHeader);
 inline constexpr unsigned long kvm_set_routing = _IOW(KVMIO, 0x6a, KvmTableHeader);
+inline constexpr unsigned long kvm_get_msrs = _IOWR(KVMIO, 0x88, KvmTableHeader);
 inline constexpr unsigned long kvm_set_msrs = _IOW(KVMIO, 0x89, KvmTableHeader);
 inline constexpr unsigned long kvm_set_cpuid2 = _IOW(KVMIO, 0x90, KvmTableHeader);
+using KvmExtendedPage = std::byte[4096];  // kvm_xsave, which ends in a flexible array, too
+inline constexpr unsigned long kvm_get_xsave = _IOR(KVMIO, 0xa4, KvmExtendedPage);
+inline constexpr unsigned long kvm_set_xsave = _IOW(KVMIO, 0xa5, KvmExtendedPage);
+inline constexpr unsigned long kvm_get_xsave2 = _IOR(KVMIO, 0xcf, KvmExtendedPage);
 
 template <class Entry>
 class KvmTable {

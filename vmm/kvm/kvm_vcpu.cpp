@@ -10,10 +10,11 @@
 
 namespace tidepool::vmm {
 
-Result<KvmVcpu> KvmVcpu::map(UniqueFd fd, unsigned id, std::size_t run_bytes) {
+Result<KvmVcpu> KvmVcpu::map(UniqueFd fd, unsigned id, std::size_t run_bytes,
+                             std::size_t extended_bytes) {
   void* const page = ::mmap(nullptr, run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (page == MAP_FAILED) return fail_errno(errno, fmt::format("cannot map vCPU {}", id));
-  return KvmVcpu(std::move(fd), id, static_cast<kvm_run*>(page), run_bytes);
+  return KvmVcpu(std::move(fd), id, static_cast<kvm_run*>(page), run_bytes, extended_bytes);
 }
 
 KvmVcpu::~KvmVcpu() {
@@ -35,7 +36,10 @@ Result<> KvmVcpu::call(unsigned long request, void* argument, const char* what) 
 
 Result<> KvmVcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
   KvmTable<kvm_cpuid_entry2> table(entries);
-  if (table.call(fd_.get(), kvm_set_cpuid2) == 0) return {};
+  if (table.call(fd_.get(), kvm_set_cpuid2) == 0) {
+    cpuid_.assign(entries.begin(), entries.end());
+    return {};
+  }
   return fail_errno(errno, fmt::format("vCPU {}: cannot set what the processor can do", id_));
 }
 

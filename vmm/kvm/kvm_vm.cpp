@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -115,7 +116,12 @@ Result<> KvmVm::take_dirty_log(std::uint32_t slot, std::span<std::uint64_t> bits
 Result<KvmVcpu> KvmVm::create_vcpu(unsigned id) {
   UniqueFd fd(::ioctl(vm_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(id)));
   if (!fd) return fail_errno(errno, fmt::format("cannot create vCPU {}", id));
-  return KvmVcpu::map(std::move(fd), id, run_bytes_);
+  // Beyond the first page, if the processor has registers that need it; an older kernel
+  // hands out that page alone.
+  const int extended = ::ioctl(vm_.get(), KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
+  return KvmVcpu::map(
+      std::move(fd), id, run_bytes_,
+      std::max(static_cast<std::size_t>(std::max(extended, 0)), sizeof(KvmExtendedPage)));
 }
 
 Result<> KvmVm::connect_interrupt(int eventfd, std::uint32_t gsi) {

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "vmm/kvm/kvm_vcpu.h"
+#include "vmm/state/board_state.h"
 
 namespace tidepool::vmm {
 
@@ -43,6 +44,13 @@ class KvmVm {
   Result<> disconnect_doorbell(int eventfd, std::uint64_t address);
   Result<> set_routes(std::span<const kvm_irq_routing_entry> routes);
   Result<> set_level(std::uint32_t gsi, bool high);
+
+  // Which registers of a vCPU's are worth saving, as far as the kernel has them.
+  Result<std::vector<std::uint32_t>> msrs_to_save() const;
+  // Clock, interrupt controllers, timer; with the vCPUs stopped.
+  Result<> save(BoardState& into) const;
+  Result<> set_clock(std::uint64_t nanoseconds);    // KVM's, before the vCPUs are restored
+  Result<> restore_chips(const BoardState& state);  // after them
 
  private:
   KvmVm(UniqueFd kvm, UniqueFd vm) : kvm_(std::move(kvm)), vm_(std::move(vm)) {}

@@ -43,9 +43,13 @@ Result<> check(const MachineConfig& config) {
 }  // namespace
 
 Result<std::unique_ptr<Machine>> Machine::create(MachineConfig config) {
+  return make(std::move(config), nullptr);
+}
+
+Result<std::unique_ptr<Machine>> Machine::make(MachineConfig config, const MachineState* state) {
   if (auto checked = check(config); !checked) return std::unexpected(checked.error());
   std::unique_ptr<Machine> machine(new Machine(std::move(config)));
-  if (auto built = machine->build(); !built) return std::unexpected(built.error());
+  if (auto built = machine->build(state); !built) return std::unexpected(built.error());
   return machine;
 }
 
@@ -54,7 +58,7 @@ Machine::~Machine() {
   functions_.clear();
 }
 
-Result<> Machine::build() {
+Result<> Machine::build(const MachineState* state) {
   auto vm = KvmVm::create();
   if (!vm) return std::unexpected(vm.error());
   vm_ = std::move(*vm);
@@ -68,12 +72,17 @@ Result<> Machine::build() {
   if (!ram) return std::unexpected(ram.error());
   ram_ = std::move(*ram);
   writers_.add(ram_->vcpu_writer());
-  if (auto added = add_board(); !added) return added;
+  if (auto added = add_board(state != nullptr ? state->board : BoardState{}); !added) return added;
   if (auto added = add_devices(); !added) return added;
-  return add_vcpus();
+  if (state != nullptr &&
+      (state->functions.size() != functions_.size() || state->vcpus.size() != config_.cpus)) {
+    return fail(ErrorKind::corrupt, "the saved machine has {} vCPUs and {} devices, not {} and {}",
+                state->vcpus.size(), state->functions.size(), config_.cpus, functions_.size());
+  }
+  return add_vcpus(state);
 }
 
-Result<> Machine::add_board() {
+Result<> Machine::add_board(const BoardState& state) {
   serial_interrupt_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!serial_interrupt_) return fail_errno(errno, "cannot create an eventfd");
   auto connected = vm_->connect_interrupt(serial_interrupt_.get(), serial_interrupt);
@@ -88,15 +97,17 @@ Result<> Machine::add_board() {
       [this] {
         const std::uint64_t one = 1;
         [[maybe_unused]] const auto written = ::write(serial_interrupt_.get(), &one, sizeof one);
-      });
-  clock_ = std::make_unique<RealTimeClock>();
+      },
+      state.serial);
+  clock_ = std::make_unique<RealTimeClock>(state.real_time_clock);
   power_ = std::make_unique<PowerRegisters>([this] { end(Outcome::power_off); },
                                             [this](bool high) {
                                               if (auto set = vm_->set_level(power_interrupt, high);
                                                   !set) {
                                                 log().error("{}", set.error().message);
                                               }
-                                            });
+                                            },
+                                            state.power);
   reset_port_ = std::make_unique<ResetPort>([this] { end(Outcome::reset); });
   struct Place {
     Bus& bus;
@@ -174,11 +185,14 @@ Result<> Machine::add_devices() {
   return add_device(std::move(*console));
 }
 
-Result<> Machine::add_vcpus() {
-  const auto tables = acpi_tables(acpi_address, config_.cpus);
-  std::memcpy(ram_->at(acpi_address, tables.size()), tables.data(), tables.size());
-  auto entry = load_kernel(*ram_, config_.boot, acpi_address);
-  if (!entry) return std::unexpected(entry.error());
+Result<> Machine::add_vcpus(const MachineState* state) {
+  Result<BootEntry> entry;
+  if (state == nullptr) {
+    const auto tables = acpi_tables(acpi_address, config_.cpus);
+    std::memcpy(ram_->at(acpi_address, tables.size()), tables.data(), tables.size());
+    entry = load_kernel(*ram_, config_.boot, acpi_address);
+    if (!entry) return std::unexpected(entry.error());
+  }
   auto cpuid = vm_->supported_cpuid();
   if (!cpuid) return std::unexpected(cpuid.error());
   world_ = std::make_unique<VcpuWorld>(
@@ -187,8 +201,14 @@ Result<> Machine::add_vcpus() {
   for (unsigned id = 0; id < config_.cpus; ++id) {
     auto vcpu = vm_->create_vcpu(id);
     if (!vcpu) return std::unexpected(vcpu.error());
-    auto set = vcpu->set_cpuid(cpuid_of(*cpuid, id, config_.cpus));
-    if (set && id == 0) set = set_up_boot_vcpu(*vcpu, *ram_, *entry);
+    Result<> set;
+    if (state != nullptr) {
+      set = check_features(state->vcpus[id].cpuid, *cpuid);
+      if (set) set = vcpu->set_cpuid(state->vcpus[id].cpuid);
+    } else {
+      set = vcpu->set_cpuid(cpuid_of(*cpuid, id, config_.cpus));
+      if (set && id == 0) set = set_up_boot_vcpu(*vcpu, *ram_, *entry);
+    }
     if (!set) return set;
     vcpus_.push_back(std::make_unique<VcpuThread>(std::move(*vcpu), *world_));
   }

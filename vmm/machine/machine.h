@@ -1,6 +1,6 @@
 // A virtual machine: memory, vCPUs, buses, devices, from a configuration to its end.
 //
-// One quiesce order, whatever it is for (pause, the end; later save, checkpoint,
+// One quiesce order, whatever it is for (pause, save, the end; later checkpoint,
 // migration): vCPUs leave the guest -> their exits are finished -> queues take nothing
 // more -> what they took is done by the disks -> what was written is harvested -> state.
 // resume() is the way back.
@@ -36,6 +36,7 @@
 #include "vmm/memory/writer_registry.h"
 #include "vmm/pci/pci_bus.h"
 #include "vmm/pci/virtio_pci.h"
+#include "vmm/state/machine_state.h"
 
 namespace tidepool::vmm {
 
@@ -70,12 +71,15 @@ struct MachineConfig {
   std::function<void(std::string_view)> output;
 };
 
-enum class Outcome { power_off, reset, stopped };
+enum class Outcome { power_off, reset, stopped, saved };
 
 class Machine {
  public:
   // Ready to run: what can be wrong with the configuration is found here.
   static Result<std::unique_ptr<Machine>> create(MachineConfig config);
+  // The one that was saved; it goes on with run(). The reader is behind the setup, which
+  // the configuration is of.
+  static Result<std::unique_ptr<Machine>> restore(MachineConfig config, StateReader& reader);
   ~Machine();
 
   // Until the guest turns itself off or resets, someone calls stop(), or it cannot go
@@ -90,6 +94,10 @@ class Machine {
   Result<> pause();
   Result<> resume();
   bool is_paused() const;
+  // Makes it quiet, writes all that it is to the file, and ends it: run() returns `saved`.
+  // After an error it goes on as before. unsupported: a device cannot be saved, nothing
+  // was stopped.
+  Result<> save(const MachineSetup& setup, const std::filesystem::path& file);
 
   WriterRegistry& writers() { return writers_; }
   GuestRam& ram() { return *ram_; }
@@ -99,12 +107,17 @@ class Machine {
 
  private:
   explicit Machine(MachineConfig config) : config_(std::move(config)) {}
-  Result<> build();
-  Result<> add_board();
+  // state: of the machine that it is to be; its memory and registers follow. Or null.
+  static Result<std::unique_ptr<Machine>> make(MachineConfig config, const MachineState* state);
+  Result<> build(const MachineState* state);
+  Result<> add_board(const BoardState& state);
   Result<> add_device(std::unique_ptr<virtio::Device> device);
   Result<> add_devices();
   Result<> add_foreign(const std::string& socket, virtio::vhost_user::ForeignOptions options);
-  Result<> add_vcpus();
+  Result<> add_vcpus(const MachineState* state);
+  Result<MachineState> collect();
+  Result<> write(const MachineSetup& setup, const std::filesystem::path& file);
+  Result<> put_back(StateReader& reader, const MachineState& state, std::uint64_t passed);
   Result<> flush_disks();
   void make_quiet();
   void set_going();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/checked.h"
 #include "base/size_text.h"
 #include "vmm/memory/memory_layout.h"
 
@@ -38,6 +39,27 @@ Result<std::unique_ptr<GuestRam>> GuestRam::create(KvmVm& vm, std::uint64_t byte
 }
 
 GuestRam::~GuestRam() { ::munmap(host_, bytes_); }
+
+Result<std::vector<virtio::GuestRegion>> GuestRam::touched() const {
+  std::vector<virtio::GuestRegion> parts;
+  for (const virtio::GuestRegion& region : map_->regions()) {
+    const auto begin = static_cast<std::uint64_t>(region.host - host_);  // in the memfd
+    const std::uint64_t end = begin + region.length;
+    for (std::uint64_t at = begin; at < end;) {
+      const off_t data = ::lseek(memory_.get(), static_cast<off_t>(at), SEEK_DATA);
+      if (data < 0 && errno == ENXIO) break;
+      const off_t hole = data < 0 ? data : ::lseek(memory_.get(), data, SEEK_HOLE);
+      if (hole < 0) return fail_errno(errno, "cannot find the guest's memory that is in use");
+      const std::uint64_t first = round_down(static_cast<std::uint64_t>(data), virtio::guest_page);
+      const std::uint64_t last =
+          std::min(round_up(static_cast<std::uint64_t>(hole), virtio::guest_page), end);
+      if (first >= end) break;
+      parts.push_back({region.guest + (first - begin), last - first, host_ + first});
+      at = last;
+    }
+  }
+  return parts;
+}
 
 Result<> GuestRam::map_slots(bool log_dirty) {
   std::uint32_t slot = 0;

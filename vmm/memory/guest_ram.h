@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -34,6 +35,9 @@ class GuestRam {
   std::byte* at(std::uint64_t address, std::uint64_t length) const {
     return map_->at(address, length);
   }
+  // The parts of it that were ever written to, in whole pages: the rest reads as zeros,
+  // and a look at it would take memory.
+  Result<std::vector<virtio::GuestRegion>> touched() const;
   // The vCPUs as a writer. The RAM outlives it.
   std::unique_ptr<Writer> vcpu_writer();
 

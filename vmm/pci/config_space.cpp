@@ -53,6 +53,14 @@ void ConfigSpace::write(std::uint64_t offset, std::span<const std::byte> in) {
   }
 }
 
+bool ConfigSpace::restore(const std::array<std::uint8_t, bytes>& values) {
+  for (std::size_t i = 0; i < bytes; ++i) {
+    if (((values[i] ^ values_[i]) & ~writable_[i]) != 0) return false;
+  }
+  values_ = values;
+  return true;
+}
+
 bool ConfigSpace::memory_enabled() const { return (word(PCI_COMMAND) & PCI_COMMAND_MEMORY) != 0; }
 
 std::uint32_t ConfigSpace::bar_address() const {

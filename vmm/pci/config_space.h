@@ -35,6 +35,10 @@ class ConfigSpace {
 
   void read(std::uint64_t offset, std::span<std::byte> out) const;
   void write(std::uint64_t offset, std::span<const std::byte> in);
+  const std::array<std::uint8_t, bytes>& values() const { return values_; }
+  // Values that such a space had before. False, and nothing changed: of another function,
+  // what no guest can change is different.
+  bool restore(const std::array<std::uint8_t, bytes>& values);
 
   bool memory_enabled() const;
   std::uint32_t bar_address() const;

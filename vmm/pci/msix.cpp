@@ -62,6 +62,26 @@ void Msix::set_control(bool enabled, bool all_masked) {
   }
 }
 
+std::vector<VectorState> Msix::save() {
+  const std::lock_guard lock(mutex_);
+  std::vector<VectorState> vectors;
+  for (const Entry& entry : entries_)
+    vectors.push_back({entry.address, entry.data, entry.masked, entry.pending});
+  return vectors;
+}
+
+void Msix::restore(std::span<const VectorState> vectors) {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < std::min(vectors.size(), entries_.size()); ++i) {
+    Entry& entry = entries_[i];
+    entry.address = vectors[i].address;
+    entry.data = vectors[i].data;
+    entry.masked = vectors[i].masked;
+    entry.pending = vectors[i].pending;
+    entry.routed = false;
+  }
+}
+
 void Msix::read_table(std::uint64_t offset, std::span<std::byte> out) {
   std::ranges::fill(out, std::byte{0xff});
   const std::uint64_t index = offset / entry_bytes;

@@ -13,6 +13,7 @@
 #include "virtio/device.h"
 #include "vmm/devices/bus.h"
 #include "vmm/kvm/interrupt_routes.h"
+#include "vmm/state/function_state.h"
 
 namespace tidepool::vmm {
 
@@ -34,6 +35,10 @@ class Msix {
   void read_pending(std::uint64_t offset, std::span<std::byte> out);
   // What the capability's control word says.
   void set_control(bool enabled, bool all_masked);
+
+  std::vector<VectorState> save();
+  // One each; before set_control().
+  void restore(std::span<const VectorState> vectors);
 
  private:
   struct Entry {

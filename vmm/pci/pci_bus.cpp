@@ -11,6 +11,8 @@ constexpr std::uint64_t register_mask = (1U << function_shift) - 1;
 constexpr std::uint64_t function_mask = 7U << function_shift;
 constexpr std::uint64_t bus_bytes = std::uint64_t{1} << 20;
 
+}  // namespace
+
 // What a host bridge is to a driver: something that has none.
 class HostBridge final : public PciFunction {
  public:
@@ -22,6 +24,14 @@ class HostBridge final : public PciFunction {
     const std::lock_guard lock(mutex_);
     config_.write(offset, in);
   }
+  std::array<std::uint8_t, ConfigSpace::bytes> values() {
+    const std::lock_guard lock(mutex_);
+    return config_.values();
+  }
+  bool restore(const std::array<std::uint8_t, ConfigSpace::bytes>& values) {
+    const std::lock_guard lock(mutex_);
+    return config_.restore(values);
+  }
 
  private:
   // Intel's number of a bridge of QEMU's: drivers know to leave it alone.
@@ -29,9 +39,22 @@ class HostBridge final : public PciFunction {
   ConfigSpace config_{PciIdentity{.vendor = 0x8086, .device = 0x0d57, .class_code = 0x060000}};
 };
 
-}  // namespace
-
 PciBus::PciBus() : bridge_(std::make_unique<HostBridge>()), functions_{bridge_.get()} {}
+
+PciBus::~PciBus() = default;
+
+PciBusState PciBus::save() {
+  const std::lock_guard lock(ports_.mutex);
+  return {ports_.address, bridge_->values()};
+}
+
+Result<> PciBus::restore(const PciBusState& state) {
+  if (!bridge_->restore(state.bridge))
+    return fail(ErrorKind::corrupt, "the saved PCI bridge is of another machine");
+  const std::lock_guard lock(ports_.mutex);
+  ports_.address = state.address;
+  return {};
+}
 
 Result<> PciBus::add(PciFunction& function) {
   if (functions_.size() == most_functions) {

@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "vmm/devices/bus.h"
 #include "vmm/pci/config_space.h"
+#include "vmm/state/board_state.h"
 
 namespace tidepool::vmm {
 
@@ -24,6 +25,8 @@ class PciFunction {
   virtual void write_config(std::uint64_t offset, std::span<const std::byte> in) = 0;
 };
 
+class HostBridge;
+
 class PciBus {
  public:
   static constexpr unsigned most_functions = 32;  // the bridge is one
@@ -31,10 +34,14 @@ class PciBus {
   static constexpr std::uint64_t config_ports = 8;
 
   PciBus();
+  ~PciBus();
   Result<> add(PciFunction& function);
 
   BusDevice& mapped_config() { return mapped_; }
   BusDevice& config_by_ports() { return ports_; }
+
+  PciBusState save();
+  Result<> restore(const PciBusState& state);
 
  private:
   struct Mapped final : BusDevice {
@@ -57,7 +64,7 @@ class PciBus {
   void write(std::uint64_t place, std::span<const std::byte> in);
   PciFunction* find(std::uint64_t place, std::size_t length) const;
 
-  std::unique_ptr<PciFunction> bridge_;
+  std::unique_ptr<HostBridge> bridge_;
   std::vector<PciFunction*> functions_;  // by device number; constant when the guest runs
   Mapped mapped_{*this};
   Ports ports_{*this};

@@ -355,18 +355,20 @@ void VirtioPci::set_status(std::uint8_t status) {
   const bool ready =
       (status & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && (status & VIRTIO_CONFIG_S_FEATURES_OK) != 0;
   status_ = status;
-  if (ready && !started_) started_ = start();
+  if (ready && !started_) started_ = start({});
 }
 
-bool VirtioPci::start() {
+// positions: of a device that was started before, one for each queue.
+bool VirtioPci::start(std::span<const virtio::QueuePosition> positions) {
   virtio::DeviceStart start{.features = driver_features_};
   start.broken = [this](const std::string& why) { break_down(why); };
-  for (Queue& queue : queues_) {
+  for (std::size_t i = 0; i < queues_.size(); ++i) {
+    Queue& queue = queues_[i];
     auto& entry = start.queues.emplace_back();
     if (!queue.enabled) continue;
     queue.interrupt = std::make_unique<MsixInterrupt>(*msix_, queue.vector);
     entry = virtio::QueueStart{{queue.size, queue.descriptors, queue.available, queue.used},
-                               {},
+                               i < positions.size() ? positions[i] : virtio::QueuePosition{},
                                queue.kick.get(),
                                queue.interrupt.get()};
   }
@@ -408,7 +410,13 @@ void VirtioPci::quiesce() {
 
 void VirtioPci::resume() {
   const std::lock_guard lock(mutex_);
-  if (started_) device_->resume();
+  if (starts_at_) {
+    started_ = start(*starts_at_);
+    starts_at_.reset();
+    signal_all();
+  } else if (started_) {
+    device_->resume();
+  }
 }
 
 }  // namespace tidepool::vmm

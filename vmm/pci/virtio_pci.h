@@ -10,10 +10,12 @@
 // (DEVICE_NEEDS_RESET) and rests until it is reset.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "virtio/device.h"
@@ -21,6 +23,7 @@
 #include "vmm/pci/config_space.h"
 #include "vmm/pci/msix.h"
 #include "vmm/pci/pci_bus.h"
+#include "vmm/state/function_state.h"
 
 namespace tidepool::vmm {
 
@@ -45,6 +48,10 @@ class VirtioPci final : public PciFunction, private BusDevice {
   // The device as it is, started or not; the machine's thread, with the vCPUs stopped.
   void quiesce();
   void resume();
+  // Of a quiet function. restore(): into a new one, whose device rests until resume();
+  // the guest's memory must be there by then.
+  FunctionState save();
+  Result<> restore(const FunctionState& state);
 
   void read_config(std::uint64_t offset, std::span<std::byte> out) override;
   void write_config(std::uint64_t offset, std::span<const std::byte> in) override;
@@ -68,7 +75,10 @@ class VirtioPci final : public PciFunction, private BusDevice {
   void write_common(std::uint64_t offset, std::uint64_t value);
   void write_queue_address(Queue& queue, std::uint64_t offset, std::uint64_t value);
   void set_status(std::uint8_t status);
-  bool start();
+  bool start(std::span<const virtio::QueuePosition> positions);
+  Result<> check(const FunctionState& state) const;
+  void signal_all();
+  std::array<std::byte, 64> device_config() const;
   void reset();
   void break_down(const std::string& why);
   void place_bar();
@@ -91,6 +101,8 @@ class VirtioPci final : public PciFunction, private BusDevice {
   std::uint16_t queue_select_ = 0;
   std::vector<Queue> queues_;
   bool started_ = false;
+  // Of a restored function that was not resumed yet: where its device starts.
+  std::optional<std::vector<virtio::QueuePosition>> starts_at_;
 };
 
 }  // namespace tidepool::vmm

@@ -1,13 +1,15 @@
 // leanvm: runs virtual machines.
 //
-// Exit status: 0 the guest turned itself off (or reset, with --no-reboot), 1 failed or
-// was stopped, 2 wrong usage.
+// Exit status: 0 the guest turned itself off (or reset, with --no-reboot) or was saved,
+// 1 failed or was stopped, 2 wrong usage.
 #include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/file_limit.h"
@@ -38,7 +40,7 @@ struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
   std::vector<std::string> disks, nets;
-  std::string name;
+  std::string name, file;
   bool no_reboot = false, as_json = false, now = false;
 };
 
@@ -134,6 +136,40 @@ Result<MachineConfig> configure(const Arguments& a) {
   return config;
 }
 
+// What a name means from any directory.
+std::string everywhere(const std::string& path) {
+  if (path.empty() || path.find("://") != path.npos) return path;
+  return std::filesystem::absolute(path).native();
+}
+
+MachineSetup setup_of(const Arguments& a, std::uint64_t memory) {
+  MachineSetup setup{.name = a.name,
+                     .kernel = everywhere(a.kernel),
+                     .initrd = everywhere(a.initrd),
+                     .command_line = a.command_line,
+                     .cpus = a.cpus,
+                     .memory = memory,
+                     .console = a.console,
+                     .no_reboot = a.no_reboot,
+                     .disks = {}};
+  for (const std::string& disk : a.disks) setup.disks.push_back(everywhere(disk));
+  return setup;
+}
+
+Arguments arguments_of(const MachineSetup& setup) {
+  Arguments a;
+  a.kernel = setup.kernel;
+  a.initrd = setup.initrd;
+  a.command_line = setup.command_line;
+  a.memory = std::to_string(setup.memory);
+  a.console = setup.console;
+  a.cpus = setup.cpus;
+  a.disks = setup.disks;
+  a.name = setup.name;
+  a.no_reboot = setup.no_reboot;
+  return a;
+}
+
 // Waits for the signals that end a machine, on a thread of its own.
 class EndingSignals {
  public:
@@ -164,14 +200,18 @@ class EndingSignals {
   std::thread thread_;
 };
 
-// Once, from power-on to its end.
-Result<Outcome> run_once(const Arguments& a, EndingSignals& signals) {
+// Once, from power-on, or from where it was saved, to its end.
+Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
+                         std::unique_ptr<StateReader> saved) {
   auto config = configure(a);
   if (!config) return std::unexpected(config.error());
-  auto machine = Machine::create(std::move(*config));
+  const std::uint64_t memory = config->memory;
+  auto machine = saved != nullptr ? Machine::restore(std::move(*config), *saved)
+                                  : Machine::create(std::move(*config));
+  saved.reset();
   if (!machine) return std::unexpected(machine.error());
   Machine& running = **machine;
-  auto service = MachineService::start(running, a.name);
+  auto service = MachineService::start(running, setup_of(a, memory));
   if (!service) return std::unexpected(service.error());
   signals.watch([&] { running.stop(); });
   Result<Outcome> outcome;
@@ -184,20 +224,40 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals) {
   return outcome;
 }
 
-int run_machine(Arguments a) {
+// saved: where the first run begins, or null.
+int run_machine(Arguments a, std::unique_ptr<StateReader> saved) {
   if (a.name.empty()) a.name = fmt::format("vm-{}", ::getpid());
   if (auto good = check_machine_name(a.name); !good) return report(good.error()), exit_usage;
   EndingSignals signals;
   for (;;) {
-    auto outcome = run_once(a, signals);
+    auto outcome = run_once(a, signals, std::exchange(saved, nullptr));
     if (!outcome) return report(outcome.error());
     if (*outcome == Outcome::power_off) return exit_ok;
+    if (*outcome == Outcome::saved) {
+      fmt::print(stderr, "leanvm: saved\n");
+      return exit_ok;
+    }
     if (*outcome == Outcome::stopped) {
       fmt::print(stderr, "leanvm: stopped\n");
       return exit_failed;
     }
     if (a.no_reboot) return exit_ok;
   }
+}
+
+int run_restored(const Arguments& a) {
+  auto reader = StateReader::open(a.file);
+  if (!reader) return report(reader.error());
+  const auto setup = read_setup(**reader);
+  if (!setup) return report(setup.error());
+  Arguments restored = arguments_of(*setup);
+  if (!a.name.empty()) restored.name = a.name;
+  return run_machine(std::move(restored), std::move(*reader));
+}
+
+int run_save(const Arguments& a) {
+  auto saved = save_machine(a.name, std::filesystem::absolute(a.file));
+  return saved ? exit_ok : report(saved.error());
 }
 
 // A list for people, of all machines or one.
@@ -292,6 +352,11 @@ int run(int argc, char** argv) {
   const CLI::App* const resume = verb("resume", "The machine runs again");
   CLI::App* const stop = verb("stop", "Press the machine's power button");
   stop->add_flag("--now", a.now, "End it at once, whatever the guest does");
+  CLI::App* const save = verb("save", "Write the machine to a file and end it");
+  save->add_option("FILE", a.file, "The file")->required();
+  CLI::App* const restore = app.add_subcommand("restore", "Run a saved machine from where it was");
+  restore->add_option("FILE", a.file, "The file")->required();
+  restore->add_option("--name", a.name, "What the other verbs call it (default: as before)");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -299,8 +364,13 @@ int run(int argc, char** argv) {
   }
   if (run->parsed()) {
     raise_file_limit();
-    return run_machine(a);
+    return run_machine(a, nullptr);
   }
+  if (restore->parsed()) {
+    raise_file_limit();
+    return run_restored(a);
+  }
+  if (save->parsed()) return run_save(a);
   if (list->parsed()) return run_list(a);
   if (info->parsed()) return run_info(a);
   if (pause->parsed()) return tell(a, "pause");

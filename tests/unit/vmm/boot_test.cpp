@@ -8,6 +8,7 @@
 #include "base/byte_order.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/aml.h"
+#include "vmm/boot/cpu_setup.h"
 #include "vmm/boot/kernel_image.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/real_time_clock.h"
@@ -145,6 +146,50 @@ TEST(ConfigSpace, ChangesOnlyWhatMayChange) {
   config.read(0x100, beyond);
   EXPECT_EQ(value_of(beyond), 0U);
   config.write(0xfe, beyond);
+}
+
+TEST(ConfigSpace, RestoresOnlyItsOwn) {
+  ConfigSpace config({.vendor = 0x1af4, .device = 0x1042});
+  config.add_bar(0x8000, 0xc0000000);
+  const auto before = config.values();
+  config.write(0x10, std::array<std::byte, 4>{std::byte{0}, std::byte{0}, std::byte{1}});
+  const auto moved = config.values();
+  EXPECT_NE(moved, before);
+  EXPECT_TRUE(config.restore(before));
+  EXPECT_EQ(config.values(), before);
+  EXPECT_TRUE(config.restore(moved));
+  auto other = before;
+  other[2] ^= 1;  // the device's number
+  EXPECT_FALSE(config.restore(other));
+  EXPECT_EQ(config.values(), moved);
+}
+
+TEST(Features, MustAllBeThere) {
+  std::vector<kvm_cpuid_entry2> here(3);
+  here[0].function = 1;
+  here[0].ecx = 0x6;
+  here[1].function = 7;
+  here[1].ebx = 0x20;
+  here[2].function = 0x80000001;
+  EXPECT_TRUE(check_features(cpuid_of(here, 0, 4), here));
+  auto shown = here;
+  shown[1].ebx |= 0x100;
+  auto checked = check_features(shown, here);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().kind, ErrorKind::unsupported);
+  EXPECT_NE(checked.error().message.find("leaf 0x7"), std::string::npos);
+  EXPECT_NE(checked.error().message.find("0x100 of EBX"), std::string::npos);
+}
+
+// A guest of ours is shown no virtualization: what it would keep there is not saved.
+TEST(Features, LeaveVirtualizationOut) {
+  std::vector<kvm_cpuid_entry2> here(2);
+  here[0].function = 1;
+  here[1].function = 0x80000001;
+  here[0].ecx = here[1].ecx = UINT32_MAX;
+  const auto shown = cpuid_of(here, 0, 1);
+  EXPECT_EQ(shown[0].ecx & 1U << 5, 0U);
+  EXPECT_EQ(shown[1].ecx & 1U << 2, 0U);
 }
 
 TEST(PciBus, AnswersBothWays) {

@@ -2,6 +2,7 @@
 // to its memory is known, and what they wrote. The judge is a copy of the memory.
 #include "vmm/machine/machine.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "blockdev/stores/file_store.h"
@@ -41,15 +43,39 @@ class MachineTest : public testing::Test {
   void run() {
     runner_ = std::thread([this] { outcome_ = machine_->run(); });
   }
-  void wait_for(const std::string& text) {
-    for (int i = 0; i < 60'000; ++i) {
+  bool says(const std::string& text, std::chrono::milliseconds patience) {
+    for (std::int64_t i = 0; i < patience.count(); ++i) {
       {
         const std::lock_guard lock(mutex_);
-        if (printed_.find(text) != printed_.npos) return;
+        if (printed_.find(text) != printed_.npos) return true;
       }
       std::this_thread::sleep_for(1ms);
     }
-    ADD_FAILURE() << "the guest does not say: " << text;
+    return false;
+  }
+  void wait_for(const std::string& text) {
+    if (!says(text, 60s)) ADD_FAILURE() << "the guest does not say: " << text;
+  }
+  // The same saved machine with another state; without its memory, if asked.
+  static void change(const std::string& from, const std::string& to,
+                     const std::function<void(MachineState&)>& change, bool without_memory) {
+    auto reader = StateReader::open(from);
+    auto writer = StateWriter::create(to);
+    ASSERT_TRUE(reader && writer);
+    const auto setup = read_setup(**reader);
+    auto state = read_state(**reader);
+    ASSERT_TRUE(setup && state);
+    change(*state);
+    ASSERT_TRUE(write_state(**writer, *setup, *state));
+    for (;;) {
+      const auto record = (*reader)->next();
+      ASSERT_TRUE(record) << record.error().message;
+      if (record->kind == RecordKind::end) break;
+      if (!without_memory) {
+        ASSERT_TRUE((*writer)->put(RecordKind::memory, 0, record->content));
+      }
+    }
+    ASSERT_TRUE((*writer)->finish());
   }
   void TearDown() override {
     if (machine_) machine_->stop();
@@ -160,6 +186,61 @@ TEST_F(MachineTest, NamesItsWriters) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().kind, ErrorKind::unsupported);
   EXPECT_NE(refused.error().message.find("a device with DMA"), std::string::npos);
+}
+
+// Saved and restored in one process. The twins: with what the state says of a queue or of
+// the processor left out, the guest must notice.
+TEST_F(MachineTest, GoesOnWhereItWasSaved) {
+  std::string path = (std::filesystem::temp_directory_path() / "machine-XXXXXX").string();
+  const UniqueFd fd(::mkostemp(path.data(), O_CLOEXEC));
+  ASSERT_EQ(::ftruncate(fd.get(), 8 << 20), 0);
+  const std::string saved = path + ".saved", changed = path + ".changed";
+  enum class Loss { none, queue, registers, memory };
+  for (const Loss loss : {Loss::none, Loss::queue, Loss::registers, Loss::memory}) {
+    auto store = blockdev::FileStore::open(path, {});
+    ASSERT_TRUE(store) << store.error().message;
+    printed_.clear();
+    start("steps", {{*store, 1, "disk0"}});
+    run();
+    wait_for("step 3 ");
+    const auto done = machine_->save({.name = "one", .cpus = 1}, saved);
+    ASSERT_TRUE(done) << done.error().message;
+    runner_.join();
+    ASSERT_TRUE(outcome_ && *outcome_ == Outcome::saved);
+    const MachineConfig& before = machine_->config();
+    MachineConfig config{.boot = before.boot,
+                         .cpus = before.cpus,
+                         .memory = before.memory,
+                         .disks = before.disks,
+                         .output = before.output};
+    machine_.reset();
+    printed_.clear();
+
+    change(
+        saved, changed,
+        [&](MachineState& state) {
+          if (loss == Loss::queue) state.functions[0].queues[0].next_used -= 1;
+          if (loss == Loss::registers) state.vcpus[0].registers = {};
+        },
+        loss == Loss::memory);
+    auto reader = StateReader::open(changed);
+    ASSERT_TRUE(reader) << reader.error().message;
+    ASSERT_TRUE(read_setup(**reader));
+    auto restored = Machine::restore(std::move(config), **reader);
+    ASSERT_TRUE(restored) << restored.error().message;
+    machine_ = std::move(*restored);
+    run();
+    if (loss == Loss::none) {
+      wait_for("\nstep ");
+      EXPECT_TRUE(machine_->pause());
+    } else {
+      EXPECT_FALSE(says("\nstep ", 2s)) << static_cast<int>(loss);
+    }
+    machine_->stop();
+    runner_.join();
+    machine_.reset();
+  }
+  for (const std::string& file : {path, saved, changed}) std::filesystem::remove(file);
 }
 
 TEST_F(MachineTest, StopsAndGoesOnAThousandTimes) {
