@@ -33,9 +33,10 @@ two_writers() { awk '$1 < most { bad = 1 } $1 > most { most = $1 } END { exit !b
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
 begin_round() {  # a fresh disk, two contenders, one of them writes
-  rm -rf "$work/export/disk.img" "$work/export/disk.img.lock" "$log"
-  truncate -s 4M "$work/export/disk.img"
-  : >"$log"
+  disks=$((disks + 1))
+  uri=$(nfs_uri "$version" "disk$disks.img")
+  truncate -s 4M "$work/export/disk$disks.img"
+  : >"$log"  # the server has it open
   start "$@"
   start "$@"
   wait_until 240 more_than 20 || fail "nobody writes: $(tail -n 3 "$work/writers.log")"
@@ -67,7 +68,7 @@ stop_owner() {
   fi
 }
 
-uri=$(nfs_uri "$version" disk.img)
+uri='' disks=0
 say "version $version: $rounds rounds"
 serve_logged
 begin_round
