@@ -32,6 +32,7 @@ enum Need : std::uint8_t {
   writable = 2,          // no write protection
   while_sanitizing = 4,  // is carried out during and after a failed SANITIZE
   before_attention = 8,  // is carried out though a unit attention is pending
+  thin = 16,             // a unit that gives space back; others do not have the command
 };
 
 struct Command {

@@ -87,10 +87,10 @@ Page limits_page(const Limits& limits) {
   return page;
 }
 
-Page characteristics_page() {
+Page characteristics_page(const Limits& limits) {
   Page page = page_with(0xb1, 0x3c);
   store_be16(&page[4], 1);    // does not rotate
-  page[7] = std::byte{0x40};  // WABEREQ: reads after a block erase succeed
+  if (limits.thin) page[7] = std::byte{0x40};  // WABEREQ: reads after a block erase succeed
   return page;
 }
 
@@ -195,7 +195,7 @@ std::optional<std::vector<std::byte>> vpd_page(std::uint8_t code, const Identity
       page = limits_page(limits);
       break;
     case 0xb1:
-      page = characteristics_page();
+      page = characteristics_page(limits);
       break;
     case 0xb2:
       page = provisioning_page(limits);

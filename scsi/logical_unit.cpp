@@ -135,7 +135,11 @@ void LogicalUnit::begin(Task& task) {
 }
 
 bool LogicalUnit::refused(Task& task) {
-  const auto [command, opcode_known] = find_command(task.byte(0), service_action_of(task.cdb));
+  auto [command, opcode_known] = find_command(task.byte(0), service_action_of(task.cdb));
+  if (command != nullptr && !has(*command)) {
+    opcode_known = command->service_action.has_value();
+    command = nullptr;
+  }
   task.command = command;
   if (task.attribute == TaskAttribute::aca)
     return fail(task, illegal_request(asc::invalid_message)), true;

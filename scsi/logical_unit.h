@@ -98,6 +98,7 @@ class LogicalUnit {
 
   const Identity& identity() const { return identity_; }
   const Limits& limits() const { return limits_; }
+  bool has(const Command& command) const { return !(command.needs & Need::thin) || limits_.thin; }
   const LunDirectory& directory() const { return directory_; }
   blockdev::BlockStore& store() { return *store_; }
   std::uint32_t block_size() const { return limits_.block_size; }

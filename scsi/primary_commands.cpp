@@ -95,9 +95,10 @@ void append_timeouts(std::vector<std::byte>& out) {
   store_be16(&out[out.size() - timeouts_bytes], timeouts_bytes - 2);
 }
 
-std::vector<std::byte> all_commands(bool timeouts) {
+std::vector<std::byte> all_commands(const LogicalUnit& unit, bool timeouts) {
   std::vector<std::byte> out(4);
   for (const Command& command : command_table()) {
+    if (!unit.has(command)) continue;
     std::byte entry[8]{};
     entry[0] = std::byte{command.opcode};
     store_be16(&entry[2], command.service_action.value_or(0));
@@ -136,7 +137,7 @@ void handle_report_opcodes(LogicalUnit& unit, Task& task) {
   const std::uint8_t opcode = task.byte(3);
   const std::uint16_t action = load_be16(&task.cdb[4]);
   const std::uint32_t allocation = load_be32(&task.cdb[6]);
-  if (option == 0) return unit.reply(task, all_commands(timeouts), allocation);
+  if (option == 0) return unit.reply(task, all_commands(unit, timeouts), allocation);
   if (option > 3) return unit.fail(task, invalid_cdb_field(2));
   const auto of_opcode = [&](const Command& c) { return c.opcode == opcode; };
   const auto first = std::ranges::find_if(command_table(), of_opcode);
@@ -147,6 +148,7 @@ void handle_report_opcodes(LogicalUnit& unit, Task& task) {
     return unit.fail(task, invalid_cdb_field(2));
   const Command* command = find_command(opcode, has_actions ? action : 0).command;
   if (option == 3 && !has_actions && action != 0) command = nullptr;
+  if (command != nullptr && !unit.has(*command)) command = nullptr;
   unit.reply(task, one_command(command, timeouts), allocation);
 }
 

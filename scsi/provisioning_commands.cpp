@@ -108,7 +108,6 @@ int find_status(blockdev::BlockStore& store, std::uint64_t block, std::uint64_t 
 }  // namespace
 
 void handle_unmap(LogicalUnit& unit, Task& task) {
-  if (!unit.limits().thin) return unit.fail(task, illegal_request(asc::invalid_opcode));
   if ((task.byte(1) & 0x01) != 0) return unit.fail(task, invalid_cdb_field(1));  // ANCHOR
   const std::uint32_t length = load_be16(&task.cdb[7]);
   task.data_out_wanted = length;

@@ -25,6 +25,7 @@ suite_needs() {
 serve_nas_scsi() {
   local disk=$1 i
   shift
+  : >"$work/urls"
   "$build/scsi/tools/nas-scsi" --portal 127.0.0.1:0 --portal 127.0.0.1:0 "$@" "$disk" \
     >"$work/urls" 2>"$work/server.log" &
   server=$! end_signal=TERM

@@ -4,6 +4,7 @@
 
 #include "scsi/big_endian.h"
 #include "tests/lib/fault_store.h"
+#include "tests/lib/null_store.h"
 #include "tests/lib/scsi_initiator.h"
 
 namespace tidepool::scsi {
@@ -31,6 +32,13 @@ ScsiInitiator::Command write_of(std::uint8_t block, std::uint8_t byte) {
   return {.cdb = test::cdb_of({0x2a, 0, 0, 0, 0, block, 0, 0, 1}),
           .data = Bytes(512, std::byte{byte})};
 }
+
+// A disk that cannot give space back.
+class SolidStore final : public test::NullStore {
+ public:
+  using NullStore::NullStore;
+  blockdev::Geometry geometry() const override { return {.size = NullStore::geometry().size}; }
+};
 
 class LogicalUnitTest : public testing::Test {
  protected:
@@ -68,6 +76,25 @@ TEST_F(LogicalUnitTest, ANewNexusIsToldOfPowerOnAndAnotherOfItsLoss) {
   }
   ScsiInitiator again(*device_, "a", true);
   EXPECT_EQ(again.send({0x00}).code(), asc::nexus_loss);
+}
+
+TEST_F(LogicalUnitTest, WhatNeedsThinProvisioningIsThereOnAThinUnitOnly) {
+  ScsiDevice solid_device(disk_bytes, {.store = std::make_shared<SolidStore>(disk_bytes)});
+  ScsiInitiator thin(*device_, "a"), solid(solid_device, "a");
+  const Bytes nothing(8);
+  EXPECT_EQ(thin.send({0x42, 0, 0, 0, 0, 0, 0, 0, 8}, nothing).status, Status::good);
+  EXPECT_EQ(solid.send({0x42, 0, 0, 0, 0, 0, 0, 0, 8}, nothing).code(), asc::invalid_opcode);
+  EXPECT_EQ(solid.send({0x48, 0x02}).code(), asc::invalid_field_in_cdb);  // BLOCK ERASE
+  // REPORT SUPPORTED OPCODES: byte 1 says whether it is one.
+  const auto supports = [](ScsiInitiator& initiator, std::uint8_t opcode, std::uint8_t action) {
+    const auto answer = initiator.send({0xa3, 0x0c, 0x03, opcode, 0, action, 0, 0, 0, 64});
+    return answer.data.size() > 1 && (answer.data[1] & std::byte{7}) == std::byte{3};
+  };
+  for (const auto& [opcode, action] : {std::pair<std::uint8_t, std::uint8_t>{0x42, 0}, {0x48, 2}}) {
+    EXPECT_TRUE(supports(thin, opcode, action));
+    EXPECT_FALSE(supports(solid, opcode, action));
+  }
+  EXPECT_TRUE(supports(solid, 0x48, 1));  // OVERWRITE
 }
 
 TEST_F(LogicalUnitTest, WhatOneChangesTheOtherIsToldOnce) {
