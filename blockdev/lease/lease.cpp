@@ -85,7 +85,7 @@ Result<> Lease::acquire() {
   bool reached = false, told = false;
   for (;;) {
     const LeaseState::Step step = state_.next();
-    if (!pause_until(step.at))
+    if (!pause_until(step.at, options_.stop))
       return fail(ErrorKind::busy, "'{}': its lock is not waited for any longer", options_.disk);
     auto done = perform(step);
     if (!done && (!reached || done.error().kind == ErrorKind::busy)) return done;
@@ -109,12 +109,12 @@ Result<> Lease::acquire() {
   }
 }
 
-// False: it is to end.
-bool Lease::pause_until(Time at) {
+// False: it is to end, by end() or as `stop` is readable, if it is one.
+bool Lease::pause_until(Time at, int stop) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(at - now());
   std::array<pollfd, 2> ends{};
   ends[0] = {.fd = stop_.get(), .events = POLLIN, .revents = 0};
-  ends[1] = {.fd = thread_.joinable() ? -1 : options_.stop, .events = POLLIN, .revents = 0};
+  ends[1] = {.fd = stop, .events = POLLIN, .revents = 0};
   const auto wait = std::clamp<std::int64_t>(left.count(), 0, 3'600'000);
   return ::poll(ends.data(), ends.size(), static_cast<int>(wait)) <= 0;
 }
@@ -175,7 +175,7 @@ void Lease::publish() {
 
 void Lease::keep() {
   bool told = false;
-  while (pause_until(state_.next().at)) {
+  while (pause_until(state_.next().at, -1)) {
     auto done = perform(state_.next());
     if (!done && done.error().kind == ErrorKind::busy) continue;  // it is to end
     if (!done && !std::exchange(told, true))

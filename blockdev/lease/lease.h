@@ -58,7 +58,7 @@ class Lease {
   Result<> acquire();
   Result<> perform(const LeaseState::Step& step);
   Result<Sight> look();
-  bool pause_until(Time at);
+  bool pause_until(Time at, int stop);
   void publish();
   void keep();
   void end();

@@ -1,11 +1,11 @@
 // A vCPU of KVM: its registers, and the page through which an exit tells why it came.
 //
-// run() and the registers belong to the thread that runs it; request_exit() is for
-// that thread's signal handler.
+// run() and the registers belong to the thread that runs it; request_exit() is for any.
 #pragma once
 
 #include <linux/kvm.h>
 
+#include <atomic>
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -37,7 +37,7 @@ class KvmVcpu {
   // for; EAGAIN: another vCPU must start this one first.
   int run();
   kvm_run& shared() { return *run_; }
-  void request_exit(bool wanted) { run_->immediate_exit = wanted ? 1 : 0; }
+  void request_exit(bool wanted) { std::atomic_ref(run_->immediate_exit).store(wanted ? 1 : 0); }
   // Where an exit for port I/O has its data.
   std::span<std::byte> port_data();
 

@@ -10,14 +10,10 @@ namespace tidepool::vmm {
 
 namespace {
 
-thread_local KvmVcpu* running_here = nullptr;
-
 int kick_signal() { return SIGRTMIN; }
 
-// Brings a vCPU out of the guest, also when it is only about to enter it.
-void on_kick(int) {
-  if (running_here != nullptr) running_here->request_exit(true);
-}
+// Its coming brings a vCPU out of the guest.
+void on_kick(int) {}
 
 void install_kick() {
   static std::once_flag once;
@@ -47,7 +43,7 @@ VcpuThread::~VcpuThread() {
     wanted_ = State::ended;
   }
   changed_.notify_all();
-  ::pthread_kill(thread_.native_handle(), kick_signal());
+  kick();
   thread_.join();
 }
 
@@ -64,6 +60,13 @@ void VcpuThread::ask_to_stop() {
     const std::lock_guard lock(mutex_);
     if (wanted_ == State::running) wanted_ = State::stopped;
   }
+  kick();
+}
+
+// The request stops a vCPU that is only about to enter the guest. That thread takes it back
+// before it looks at what is wanted, never after.
+void VcpuThread::kick() {
+  vcpu_.request_exit(true);
   ::pthread_kill(thread_.native_handle(), kick_signal());
 }
 
@@ -73,7 +76,6 @@ void VcpuThread::wait_until_stopped() {
 }
 
 void VcpuThread::run() {
-  running_here = &vcpu_;
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return wanted_ != State::stopped; });

@@ -42,6 +42,7 @@ class VcpuThread {
   std::uint64_t exits() const { return exits_; }
 
  private:
+  void kick();
   enum class State { stopped, running, ended };
   void run();
   void run_guest();
