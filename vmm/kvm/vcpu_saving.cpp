@@ -151,9 +151,10 @@ Result<> KvmVcpu::restore(const VcpuState& state, std::uint64_t passed) {
     msr.value += passed / unit * khz + passed % unit * khz / unit;
   }
   // Last the counter, then the deadline.
-  std::ranges::stable_sort(copy.msrs, {}, [](const VcpuState::Msr& msr) {
-    return msr.index == msr_deadline ? 2 : msr.index == msr_time_stamp_counter ? 1 : 0;
-  });
+  for (const std::uint32_t index : {msr_time_stamp_counter, msr_deadline}) {
+    const auto found = std::ranges::find(copy.msrs, index, &VcpuState::Msr::index);
+    if (found != copy.msrs.end()) std::rotate(found, found + 1, copy.msrs.end());
+  }
   if (auto done = write_msrs(copy.msrs); !done) return done;
   if (auto done = call(KVM_SET_VCPU_EVENTS, &copy.events, "set what it is about to do"); !done)
     return done;
