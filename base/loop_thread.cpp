@@ -5,8 +5,10 @@
 
 #include <cstdlib>
 #include <future>
+#include <system_error>
 
 #include "base/log.h"
+#include "base/scope_guard.h"
 
 namespace tidepool {
 
@@ -14,7 +16,11 @@ Result<std::unique_ptr<LoopThread>> LoopThread::start(const std::string& name,
                                                       const EventLoop::Options& options) {
   auto loop = EventLoop::create(options);
   if (!loop) return std::unexpected(loop.error());
-  return std::unique_ptr<LoopThread>(new LoopThread(std::move(*loop), name));
+  try {
+    return std::unique_ptr<LoopThread>(new LoopThread(std::move(*loop), name));
+  } catch (const std::system_error& error) {  // no thread is left
+    return fail_errno(error.code().value(), fmt::format("cannot start the thread '{}'", name));
+  }
 }
 
 LoopThread::LoopThread(std::unique_ptr<EventLoop> loop, const std::string& name)
@@ -22,13 +28,13 @@ LoopThread::LoopThread(std::unique_ptr<EventLoop> loop, const std::string& name)
   sigset_t all, before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const ScopeGuard restore([&before] { ::pthread_sigmask(SIG_SETMASK, &before, nullptr); });
   thread_ = std::thread([this] {
     if (auto ended = loop_->run(); !ended) {
       log().critical("event loop: {}", ended.error().message);
       std::abort();
     }
   });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   constexpr std::size_t most = 15;
   ::pthread_setname_np(thread_.native_handle(), name.substr(0, most).c_str());
 }

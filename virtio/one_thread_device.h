@@ -1,4 +1,5 @@
-// What devices share that serve all of their queues on one thread: entropy, console.
+// What devices share that serve all of their queues on one thread: net, entropy,
+// console.
 #pragma once
 
 #include <memory>

@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "base/file_limit.h"
 #include "base/log.h"
@@ -28,7 +30,8 @@ namespace tidepool::elasticfs {
 namespace {
 
 constexpr mode_t directory_mode = 0711;
-constexpr std::uint16_t queues = 8;  // of a disk; a front end may use fewer
+constexpr std::uint16_t queues = 8;                   // of a disk; a front end may use fewer
+constexpr const char* marker = ".elasticfs-sockets";  // in a directory that is ours to clean
 
 // A socket's path is short; through the directory's descriptor it is shorter.
 Result<sockaddr_un> address_in(int directory, const std::string& name) {
@@ -45,9 +48,9 @@ UniqueFd open_directory(int parent, const char* name) {
   return UniqueFd(::openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
 }
 
-// Sockets in the directory and one level below it, and the directories that they leave
-// empty: nobody serves them, as we have the lock.
-void remove_left(int directory, bool below) {
+// sink(name, mode) for each entry.
+template <class Sink>
+void for_entries(int directory, Sink&& sink) {
   UniqueFd own(::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   DIR* const list = own ? ::fdopendir(own.get()) : nullptr;
   if (list == nullptr) return;
@@ -55,16 +58,48 @@ void remove_left(int directory, bool below) {
   while (const dirent* const entry = ::readdir(list)) {
     struct stat status {};
     const std::string name = entry->d_name;
-    if (name == "." || name == ".." ||
-        ::fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
-      continue;
-    }
-    if (S_ISSOCK(status.st_mode)) ::unlinkat(directory, name.c_str(), 0);
-    if (!S_ISDIR(status.st_mode) || !below) continue;
-    if (UniqueFd inner = open_directory(directory, name.c_str())) remove_left(inner.get(), false);
-    ::unlinkat(directory, name.c_str(), AT_REMOVEDIR);
+    if (name == "." || name == "..") continue;
+    if (::fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    sink(name, status.st_mode);
   }
   ::closedir(list);
+}
+
+// The sockets of disks, one level below, and the directories that they leave empty: nobody
+// serves them, as we have the lock and the directory is ours.
+void remove_left(int directory) {
+  for_entries(directory, [directory](const std::string& vm, mode_t kind) {
+    if (!S_ISDIR(kind)) return;
+    if (const UniqueFd inner = open_directory(directory, vm.c_str())) {
+      for_entries(inner.get(), [&inner](const std::string& disk, mode_t mode) {
+        if (S_ISSOCK(mode)) ::unlinkat(inner.get(), disk.c_str(), 0);
+      });
+    }
+    ::unlinkat(directory, vm.c_str(), AT_REMOVEDIR);
+  });
+}
+
+// What is removed there must be ours: the directory was empty when it was first given, and
+// nobody else can put names into it.
+Result<> claim(int directory, const std::string& name) {
+  struct stat own {};
+  if (::fstat(directory, &own) != 0 || own.st_uid != ::geteuid() || (own.st_mode & 0022) != 0) {
+    return fail(ErrorKind::permission,
+                "'{}' cannot hold the disks' sockets: it must be this user's, and nobody else may "
+                "write to it",
+                name);
+  }
+  if (::faccessat(directory, marker, F_OK, AT_SYMLINK_NOFOLLOW) == 0) return {};
+  bool is_empty = true;
+  for_entries(directory, [&is_empty](const std::string&, mode_t) { is_empty = false; });
+  if (!is_empty) {
+    return fail(ErrorKind::invalid_argument,
+                "'{}' holds other files: give the disks' sockets an empty directory", name);
+  }
+  if (!UniqueFd(::openat(directory, marker, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600))) {
+    return fail_errno(errno, fmt::format("cannot write to '{}'", name));
+  }
+  return {};
 }
 
 }  // namespace
@@ -81,8 +116,11 @@ Result<std::unique_ptr<DiskSockets>> DiskSockets::open(pool::Pool& pool, DiskUse
                 "'{}' holds the sockets of another mount; give each mount a directory of its own",
                 directory);
   }
+  if (auto claimed = claim(descriptor.get(), directory); !claimed) {
+    return std::unexpected(claimed.error());
+  }
   raise_file_limit();
-  remove_left(descriptor.get(), true);
+  remove_left(descriptor.get());
   std::unique_ptr<DiskSockets> sockets(
       new DiskSockets(pool, users, directory, std::move(descriptor)));
   sockets->events_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
@@ -180,6 +218,11 @@ Result<> DiskSockets::refresh_disk(const pool::Attributes& disk) {
   if (!vm) return std::unexpected(vm.error());
   if (!name) return std::unexpected(name.error());
   if (!vms_.contains(disk.parent)) return {};  // its directory could not be made
+  // The name's former disk is gone from it, whose own refresh may come after this one.
+  const auto former = std::ranges::find_if(listeners_, [&](const auto& other) {
+    return other.first != disk.id && other.second.vm == disk.parent && other.second.name == *name;
+  });
+  if (former != listeners_.end()) remove_disk(former->first);
   auto& listener = listeners_[disk.id];
   if (!listener.socket) {
     listener.vm = disk.parent;
@@ -296,14 +339,19 @@ void DiskSockets::accept_one(pool::NodeId disk) {
   if (!own) return log().warn("cannot serve a front end: {}", std::strerror(errno));
   Connection& connection = connections_.emplace_back();
   connection.socket = std::move(own);
-  connection.thread = std::thread([this, disk, &connection, given = std::move(socket)]() mutable {
-    serve_one(disk, std::move(given));
-    // Its end is seen by the front end at once, whenever the thread is joined.
-    ::shutdown(connection.socket.get(), SHUT_RDWR);
-    connection.ended = true;
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const auto written = ::write(wakeup_.get(), &one, sizeof one);
-  });
+  try {
+    connection.thread = std::thread([this, disk, &connection, given = std::move(socket)]() mutable {
+      serve_one(disk, std::move(given));
+      // Its end is seen by the front end at once, whenever the thread is joined.
+      ::shutdown(connection.socket.get(), SHUT_RDWR);
+      connection.ended = true;
+      const std::uint64_t one = 1;
+      [[maybe_unused]] const auto written = ::write(wakeup_.get(), &one, sizeof one);
+    });
+  } catch (const std::system_error& error) {  // no thread is left
+    connections_.pop_back();
+    log().warn("a front end is sent away: {}", error.what());
+  }
 }
 
 void DiskSockets::serve_one(pool::NodeId disk, UniqueFd socket) {
@@ -312,7 +360,9 @@ void DiskSockets::serve_one(pool::NodeId disk, UniqueFd socket) {
     return log().warn("a front end is sent away: {}", attached.error().message);
   }
   const ScopeGuard detach([&] { users_.detach(disk); });
+  // Held, so that the file system cannot be unmounted.
   const UniqueFd in_use(::open(mountpoint_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!in_use) return log().warn("a front end is sent away: {}", std::strerror(errno));
   auto store = pool::open_disk_store(pool_, disk);
   if (!store) return log().warn("a front end is sent away: {}", store.error().message);
   auto device = virtio::BlockDevice::create(*store, {.queues = queues, .serial = name});

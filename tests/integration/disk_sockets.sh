@@ -52,14 +52,30 @@ start_qemu() {
   wait_until 60 qemu_settled || fail "QEMU: $(cat "$work/qemu.log")"
 }
 qemu_settled() { [[ -S $work/monitor ]] || ! kill -0 "$qemu" 2>/dev/null; }
+# The monitor's socket is there before it is listened on, and a command is only taken for
+# sure when the prompt after it has come.
 tell_qemu() {
-  python3 - "$work/monitor" "$1" <<'END'
-import socket, sys
+  python3 - "$work/monitor" "$qemu" "$1" <<'END'
+import os, socket, sys, time
 s = socket.socket(socket.AF_UNIX)
-s.connect(sys.argv[1])
-s.recv(4096)
-s.sendall(sys.argv[2].encode() + b'\n')
-s.recv(4096)
+while True:
+    try:
+        s.connect(sys.argv[1])
+        break
+    except ConnectionRefusedError:
+        os.kill(int(sys.argv[2]), 0)
+        time.sleep(0.02)
+heard = b''
+def until_prompts(count):
+    global heard
+    while heard.count(b'(qemu) ') < count:
+        got = s.recv(4096)
+        if not got:
+            sys.exit()  # QEMU ended: its exit status tells
+        heard += got
+until_prompts(1)
+s.sendall(sys.argv[3].encode() + b'\n')
+until_prompts(2)
 END
 }
 end_of_qemu() {
@@ -179,6 +195,18 @@ status=0
 status=0
 "$elasticfs" "$work/other" "$work/other.mnt" -f -o "vhost-user-dir=$work/other.mnt/s" 2>"$work/other.log" || status=$?
 [[ $status -eq 1 ]] && grep -q 'in the mount itself' "$work/other.log" || fail "sockets in the mount"
+# A directory with what is not ours, and one that others write to.
+mkdir -p "$work/foreign/deep" "$work/open"
+chmod 777 "$work/open"
+for place in foreign/top.socket foreign/deep/below.socket; do
+  python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$work/$place"
+done
+for place in "foreign:holds other files" "open:nobody else may write"; do
+  status=0
+  "$elasticfs" "$work/other" "$work/other.mnt" -f -o "vhost-user-dir=$work/${place%%:*}" 2>"$work/other.log" || status=$?
+  [[ $status -eq 1 ]] && grep -q "${place#*:}" "$work/other.log" || fail "$place: $(cat "$work/other.log")"
+done
+[[ -S $work/foreign/top.socket && -S $work/foreign/deep/below.socket ]] || fail "another's sockets were removed"
 sync "$disk"  # its name, too, is the dead daemon's by now
 kill_daemon
 drop_dead_mount

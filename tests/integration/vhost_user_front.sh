@@ -163,6 +163,20 @@ start_ours
 is_broken forgetful
 say "without notes: seen"
 
+kill_ours
+# One that kept notes, and in its place one that does not.
+socket=$work/changed.socket forgetful=
+start_ours
+run changed load
+wait_until 120 loading changed || fail "no load"
+sleep 0.3
+kill_ours
+forgetful=yes
+start_ours
+is_broken changed
+kill_ours
+say "notes that the next one does not know: seen"
+
 status=0
 timeout 60 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=none \
   --disk "vhost-user=$work/nobody" </dev/null >nobody 2>&1 || status=$?

@@ -1,8 +1,10 @@
 #include "virtio/vhost_user/back_end.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,9 +56,12 @@ std::size_t notes_stride(std::uint16_t entries) {
   return (InflightNotes::bytes_for(entries) + alignment - 1) / alignment * alignment;
 }
 
+// Nor lose pages for want of huge ones, as a hole in hugetlbfs may.
 bool cannot_shrink(int fd) {
   const int seals = ::fcntl(fd, F_GET_SEALS);
-  return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+  struct statfs where {};
+  return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && ::fstatfs(fd, &where) == 0 &&
+         where.f_type == TMPFS_MAGIC;
 }
 
 }  // namespace
@@ -145,6 +150,7 @@ Result<bool> BackEnd::handle(Received& message) {
       break;
     }
     case Request::get_inflight: {
+      if (!options_.replaceable) return wrong(message, "was not offered");
       if (auto made = make_inflight(message); !made) return std::unexpected(made.error());
       return true;
     }
@@ -197,6 +203,7 @@ Result<> BackEnd::handle_setting(Received& message) {
     case Request::set_memory_table:
       return map_memory(message);
     case Request::set_inflight:
+      if (!options_.replaceable) return wrong(message, "was not offered");
       return take_inflight(message);
     default:
       return handle_vring(message);

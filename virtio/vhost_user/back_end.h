@@ -59,7 +59,7 @@ class BackEnd {
     UniqueFd kick, call;
     std::unique_ptr<CallInterrupt> interrupt;  // while the queue is started
     bool started = false;
-    std::optional<InflightNotes> notes;  // in inflight_
+    std::optional<InflightNotes> notes;  // in inflight_memory_
   };
   struct Received {
     Header header;

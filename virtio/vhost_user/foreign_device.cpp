@@ -44,7 +44,8 @@ Result<std::unique_ptr<ForeignDevice>> ForeignDevice::create(const std::string& 
   if ((*front)->has(protocol_queues)) {
     const auto most = (*front)->get(Request::get_queue_count);
     if (!most) return std::unexpected(most.error());
-    queues = std::min(queues, *most);
+    // Some count pairs: of those one is always there.
+    if (!device->options_.whole_pairs || *most == 0) queues = std::min(queues, *most);
   } else if (!device->options_.whole_pairs) {
     queues = 1;
   }
@@ -283,15 +284,12 @@ void ForeignDevice::lose(const std::string& why) {
   wake();
 }
 
-void ForeignDevice::try_again() {
-  auto front = find_back_end();
-  if (!front) return;
-  auto config = ask_config(**front);
-  if (!config) return;
-  if (const auto at = options_.queue_count_at) std::copy_n(&config_[*at], 2, &(*config)[*at]);
+void ForeignDevice::try_again(std::unique_ptr<FrontEnd> front, std::vector<std::byte> config) {
+  if (const auto at = options_.queue_count_at) std::copy_n(&config_[*at], 2, &config[*at]);
   const bool same =
-      *config == config_ && (features_ & ~options_.own_features & ~(*front)->features()) == 0;
-  if (start_ && (!same || (served_ && !inflight_))) {
+      config == config_ && (features_ & ~options_.own_features & ~front->features()) == 0;
+  const bool noted = inflight_ && front->has(protocol_inflight);
+  if (start_ && (!same || (served_ && !noted))) {
     const char* const why = same ? "a back end that keeps no notes of what it has taken went away"
                                  : "another device is behind the socket now";
     log().error("{}: {}", name_, why);
@@ -302,7 +300,7 @@ void ForeignDevice::try_again() {
     return;
   }
   if (!same) return;
-  front_ = std::move(*front);
+  front_ = std::move(front);
   if (start_ && served_) {
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       if (start_->queues[i]) bases_[i] = used_index(*start_->queues[i]);
@@ -325,7 +323,7 @@ void ForeignDevice::watch() {
       if (front_) events.push_back({front_->descriptor(), POLLRDHUP, 0});
     }
     if (::poll(events.data(), events.size(), lost ? retry_interval : -1) < 0) continue;
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     if (events[0].revents != 0) drain(wakeup_.get());
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       if (events[i + 1].revents == 0) continue;
@@ -336,7 +334,14 @@ void ForeignDevice::watch() {
     if (hung_up && front_ && front_->descriptor() == events.back().fd) {
       lose("the back end has gone");
     }
-    if (lost && !front_ && !stopping_) try_again();
+    if (!lost || front_ || stopping_) continue;
+    lock.unlock();  // whoever is behind the socket may keep us waiting
+    auto front = find_back_end();
+    if (!front) continue;
+    auto config = ask_config(**front);
+    if (!config) continue;
+    lock.lock();
+    if (!front_ && !stopping_) try_again(std::move(*front), std::move(*config));
   }
 }
 

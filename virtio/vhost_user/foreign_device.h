@@ -72,7 +72,7 @@ class ForeignDevice final : public Device {
   std::uint16_t used_index(const QueueStart& queue) const;
   void stop_queues();
   void lose(const std::string& why);
-  void try_again();
+  void try_again(std::unique_ptr<FrontEnd> front, std::vector<std::byte> config);
 
   void watch();
   void wake();

@@ -23,12 +23,12 @@ Result<std::unique_ptr<FrontEnd>> FrontEnd::connect(const std::string& socket,
   std::memcpy(address.sun_path, socket.data(), socket.size());
   UniqueFd connection(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const timeval limit{.tv_sec = patience.count()};
+  for (const int direction : {SO_RCVTIMEO, SO_SNDTIMEO}) {  // connecting waits as sending does
+    ::setsockopt(connection.get(), SOL_SOCKET, direction, &limit, sizeof limit);
+  }
   if (!connection || ::connect(connection.get(), reinterpret_cast<const sockaddr*>(&address),
                                sizeof address) != 0) {
     return fail_errno(errno, fmt::format("vhost-user socket '{}': no back end answers", socket));
-  }
-  for (const int direction : {SO_RCVTIMEO, SO_SNDTIMEO}) {
-    ::setsockopt(connection.get(), SOL_SOCKET, direction, &limit, sizeof limit);
   }
   std::unique_ptr<FrontEnd> front(new FrontEnd(socket, std::move(connection)));
   auto features = front->get(Request::get_features);

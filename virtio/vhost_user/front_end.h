@@ -1,8 +1,9 @@
 // One connection to a vhost-user back end, from the front end's side: requests and
 // their answers.
 //
-// The back end is not trusted with us: answers are checked, and none is waited for longer
-// than `patience`. With the guest's memory, which it is given, it can do what it likes.
+// The back end is not trusted with us: answers are checked, and while it says nothing for
+// `patience` none is waited for any more. With the guest's memory, which it is given, it can do
+// what it likes.
 //
 // One thread at a time. After an error the connection is of no use any more.
 #pragma once
@@ -29,7 +30,6 @@ class FrontEnd {
   // end has.
   static Result<std::unique_ptr<FrontEnd>> connect(const std::string& socket, std::uint64_t wanted);
 
-  const std::string& socket() const { return socket_; }
   int descriptor() const { return connection_.get(); }
   std::uint64_t features() const { return features_; }  // what the device offers
   bool has(std::uint64_t protocol_feature) const {

@@ -9,6 +9,8 @@
 //     SET_VRING_NUM, _ADDR, _BASE, _CALL   ->
 //     SET_VRING_KICK, SET_VRING_ENABLE     ->    serves the queue
 //     GET_VRING_BASE                       ->    stops it, says how far it is
+//     GET_INFLIGHT_FD, SET_INFLIGHT_FD     ->    notes of what is under way, if offered
+//     SET_OWNER, RESET_OWNER, SET_VRING_ERR      taken, without effect
 //
 // Version 1. What is not listed here is refused, by an answer where the front end asks
 // for one.

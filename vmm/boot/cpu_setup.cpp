@@ -107,13 +107,19 @@ Result<> check_features(std::span<const kvm_cpuid_entry2> shown,
   // Leaves that are sets of features.
   struct Leaf {
     std::uint32_t function, index;
-    std::uint32_t ebx, ecx, edx;  // which bits count
+    std::uint32_t eax, ebx, ecx, edx;  // which bits count
   };
   constexpr std::uint32_t all = UINT32_MAX, shown_always = 1U << 24 | 1U << 31,
                           many_threads = 1U << 28;
-  constexpr Leaf leaves[] = {{1, 0, 0, all & ~shown_always, all & ~many_threads},
-                             {7, 0, all, all, all},
-                             {0x80000001, 0, 0, all, all}};
+  constexpr Leaf leaves[] = {{1, 0, 0, 0, all & ~shown_always, all & ~many_threads},
+                             {7, 0, 0, all, all, all},
+                             {7, 1, all, 0, 0, 0},
+                             {7, 2, 0, 0, 0, all},
+                             {0xd, 1, all, 0, 0, 0},
+                             {0x40000001, 0, all, 0, 0, 0},
+                             {0x80000001, 0, 0, 0, all, all},
+                             {0x80000007, 0, 0, 0, 0, all},
+                             {0x80000008, 0, 0, all, 0, 0}};
   const auto find = [](std::span<const kvm_cpuid_entry2> entries, const Leaf& leaf) {
     const auto found = std::ranges::find_if(entries, [&](const kvm_cpuid_entry2& entry) {
       return entry.function == leaf.function && entry.index == leaf.index;
@@ -122,13 +128,13 @@ Result<> check_features(std::span<const kvm_cpuid_entry2> shown,
   };
   for (const Leaf& leaf : leaves) {
     const kvm_cpuid_entry2 had = find(shown, leaf), has = find(supported, leaf);
-    const std::uint32_t ebx = had.ebx & ~has.ebx & leaf.ebx, ecx = had.ecx & ~has.ecx & leaf.ecx,
-                        edx = had.edx & ~has.edx & leaf.edx;
-    if ((ebx | ecx | edx) == 0) continue;
+    const std::uint32_t eax = had.eax & ~has.eax & leaf.eax, ebx = had.ebx & ~has.ebx & leaf.ebx,
+                        ecx = had.ecx & ~has.ecx & leaf.ecx, edx = had.edx & ~has.edx & leaf.edx;
+    if ((eax | ebx | ecx | edx) == 0) continue;
     return fail(ErrorKind::unsupported,
-                "this processor lacks what the guest uses: leaf {:#x} of CPUID, bits {:#x} of EBX, "
-                "{:#x} of ECX, {:#x} of EDX",
-                leaf.function, ebx, ecx, edx);
+                "this processor lacks what the guest uses: leaf {:#x} of CPUID, bits {:#x} of EAX, "
+                "{:#x} of EBX, {:#x} of ECX, {:#x} of EDX",
+                leaf.function, eax, ebx, ecx, edx);
   }
   return {};
 }

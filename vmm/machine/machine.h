@@ -8,6 +8,7 @@
 // run() is the owner's; the machine is made before and destroyed after it.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <filesystem>
@@ -117,7 +118,9 @@ class Machine {
   Result<> add_vcpus(const MachineState* state);
   Result<MachineState> collect();
   Result<> write(const MachineSetup& setup, const std::filesystem::path& file);
-  Result<> put_back(StateReader& reader, const MachineState& state, std::uint64_t passed);
+  // passed: nanoseconds from its saving until `begun`.
+  Result<> put_back(StateReader& reader, const MachineState& state, std::uint64_t passed,
+                    std::chrono::steady_clock::time_point begun);
   Result<> flush_disks();
   void make_quiet();
   void set_going();

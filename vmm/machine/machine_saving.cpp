@@ -84,19 +84,24 @@ Result<std::unique_ptr<Machine>> Machine::restore(MachineConfig config, StateRea
   if (!state) return std::unexpected(state.error());
   const std::uint64_t saved_at = state->board.saved_at;
   const std::uint64_t here = now();
+  const auto begun = std::chrono::steady_clock::now();
   const std::uint64_t passed = here > saved_at ? here - saved_at : 0;
   state->board.power.passed += passed;
   auto machine = make(std::move(config), &*state);
   if (!machine) return machine;
-  if (auto put = (*machine)->put_back(reader, *state, passed); !put)
+  if (auto put = (*machine)->put_back(reader, *state, passed, begun); !put)
     return std::unexpected(put.error());
   return machine;
 }
 
 // Memory first: a register that is set may change it. Interrupt controllers last: what
 // waits in them goes on to the vCPUs' own.
-Result<> Machine::put_back(StateReader& reader, const MachineState& state, std::uint64_t passed) {
+Result<> Machine::put_back(StateReader& reader, const MachineState& state, std::uint64_t passed,
+                           std::chrono::steady_clock::time_point begun) {
   if (auto loaded = read_memory(reader, *ram_->map()); !loaded) return loaded;
+  // The power's timer runs since then.
+  passed += static_cast<std::uint64_t>(
+      std::chrono::nanoseconds(std::chrono::steady_clock::now() - begun).count());
   if (auto set = vm_->set_clock(state.board.clock + passed); !set) return set;
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     if (auto set = vcpus_[i]->vcpu().restore(state.vcpus[i], passed); !set) return set;

@@ -69,7 +69,9 @@ Result<> StateWriter::finish() {
     return fail_errno(errno, fmt::format("cannot write '{}'", path_.native()));
   }
   finished_ = true;
-  return sync_directory_of(path_);
+  auto stable = sync_directory_of(path_);
+  if (!stable) ::unlink(path_.c_str());  // the machine goes on: it must not be restored
+  return stable;
 }
 
 Result<std::unique_ptr<StateReader>> StateReader::open(const std::filesystem::path& path) {

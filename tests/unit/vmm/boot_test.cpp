@@ -179,6 +179,25 @@ TEST(Features, MustAllBeThere) {
   EXPECT_EQ(checked.error().kind, ErrorKind::unsupported);
   EXPECT_NE(checked.error().message.find("leaf 0x7"), std::string::npos);
   EXPECT_NE(checked.error().message.find("0x100 of EBX"), std::string::npos);
+  struct Bit {
+    std::uint32_t function, index;
+    std::uint32_t kvm_cpuid_entry2::*part;
+  };
+  for (const Bit& bit :
+       {Bit{1, 0, &kvm_cpuid_entry2::ecx}, Bit{1, 0, &kvm_cpuid_entry2::edx},
+        Bit{7, 0, &kvm_cpuid_entry2::ecx}, Bit{7, 0, &kvm_cpuid_entry2::edx},
+        Bit{7, 1, &kvm_cpuid_entry2::eax}, Bit{7, 2, &kvm_cpuid_entry2::edx},
+        Bit{0xd, 1, &kvm_cpuid_entry2::eax}, Bit{0x40000001, 0, &kvm_cpuid_entry2::eax},
+        Bit{0x80000001, 0, &kvm_cpuid_entry2::ecx}, Bit{0x80000001, 0, &kvm_cpuid_entry2::edx},
+        Bit{0x80000007, 0, &kvm_cpuid_entry2::edx}, Bit{0x80000008, 0, &kvm_cpuid_entry2::ebx}}) {
+    std::vector<kvm_cpuid_entry2> one(1);
+    one[0].function = bit.function;
+    one[0].index = bit.index;
+    const auto lacking = one;
+    one[0].*bit.part = 0x40;
+    EXPECT_TRUE(check_features(one, one));
+    EXPECT_FALSE(check_features(one, lacking)) << bit.function << ' ' << bit.index;
+  }
 }
 
 // A guest of ours is shown no virtualization: what it would keep there is not saved.
