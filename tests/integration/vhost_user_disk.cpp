@@ -4,13 +4,13 @@
 // forgetful: keeps no notes of what is in flight.
 // Ends with the first front end that goes; its exit status tells how.
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
 #include <string>
 
+#include "base/unix_address.h"
 #include "blockdev/stores/file_store.h"
 #include "virtio/block_device.h"
 #include "virtio/vhost_user/back_end.h"
@@ -26,9 +26,9 @@ int report(const Error& error) {
 
 UniqueFd accept_one(const char* path) {
   UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{.sun_family = AF_UNIX};
-  std::snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+  const auto address = unix_address(path);
+  if (!address ||
+      ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0 ||
       ::listen(listener.get(), 1) != 0) {
     return {};
   }
