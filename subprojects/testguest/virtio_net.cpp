@@ -17,6 +17,7 @@ void NetDriver::start(const VirtioPciDevice& device, bool mergeable) {
   const uint32_t wanted = feature_mac | (mergeable ? feature_mergeable : 0);
   require(negotiate(device, wanted) == wanted, "no such feature");
   if (buffers_ == nullptr) buffers_ = take_memory(buffers * large_buffer, 16);
+  mergeable_ = mergeable;
   buffer_bytes_ = mergeable ? small_buffer : large_buffer;
   receive_.start(device, 0, false);
   transmit_.start(device, 1, false);
@@ -59,7 +60,8 @@ uint32_t NetDriver::echo() {
       if (i == 0) {
         first = buffer(heads[0]);
         require(used.length >= header + frame_header, "a short packet", used.length);
-        pieces = read_at<uint16_t>(address_of(first) + 10);
+        // Else the field is there, and DPDK leaves in it what was in the buffer.
+        if (mergeable_) pieces = read_at<uint16_t>(address_of(first) + 10);
         require(pieces > 0 && pieces <= buffers, "a packet in so many buffers:", pieces);
       }
       // The same memory goes out again, behind a header of its own.

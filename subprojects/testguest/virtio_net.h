@@ -24,4 +24,5 @@ class NetDriver {
   VirtioQueue receive_, transmit_;
   uint8_t* buffers_ = nullptr;
   uint32_t buffer_bytes_ = 0;
+  bool mergeable_ = false;
 };
