@@ -1,19 +1,18 @@
 #include "base/control_socket.h"
 
 #include <httplib.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "base/quiet_thread.h"
 #include "base/unique_fd.h"
+#include "base/unix_address.h"
 
 namespace tidepool {
 namespace {
@@ -83,21 +82,9 @@ std::optional<Error> error_in(const std::string& body) {
   return std::nullopt;
 }
 
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path)
-    return fail(
-        ErrorKind::invalid_argument,
-        "control socket '{}': a socket's path has 1 to {} bytes; choose a shorter directory", path,
-        sizeof address.sun_path - 1);
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
 // Succeeds when a program listens on the socket.
 Result<> probe(const std::string& path) {
-  const auto address = address_of(path);
+  const auto address = unix_address(path);
   if (!address) return std::unexpected(address.error());
   const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return fail_errno(errno, "control socket: cannot create a socket");
@@ -231,7 +218,7 @@ ControlServer::ControlServer(std::string socket_path, std::unique_ptr<httplib::S
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& socket_path,
                                                             std::vector<ControlRoute> routes) {
-  if (const auto address = address_of(socket_path); !address)
+  if (const auto address = unix_address(socket_path); !address)
     return std::unexpected(address.error());
   const auto directory = std::filesystem::path(socket_path).parent_path();
   if (!directory.empty() && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
@@ -255,11 +242,8 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& s
                       fmt::format("control socket {}: cannot listen", socket_path));
 
   auto control = std::unique_ptr<ControlServer>(new ControlServer(socket_path, std::move(server)));
-  sigset_t all, previous;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &previous);
-  control->thread_ = std::thread([http = control->server_.get()] { http->listen_after_bind(); });
-  pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+  control->thread_ =
+      start_quiet_thread("control", [http = control->server_.get()] { http->listen_after_bind(); });
   // stop() before the loop runs would be lost.
   while (!control->server_->is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return control;

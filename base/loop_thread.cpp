@@ -1,14 +1,11 @@
 #include "base/loop_thread.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <cstdlib>
 #include <future>
 #include <system_error>
 
 #include "base/log.h"
-#include "base/scope_guard.h"
+#include "base/quiet_thread.h"
 
 namespace tidepool {
 
@@ -24,20 +21,12 @@ Result<std::unique_ptr<LoopThread>> LoopThread::start(const std::string& name,
 }
 
 LoopThread::LoopThread(std::unique_ptr<EventLoop> loop, const std::string& name)
-    : loop_(std::move(loop)) {
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  const ScopeGuard restore([&before] { ::pthread_sigmask(SIG_SETMASK, &before, nullptr); });
-  thread_ = std::thread([this] {
-    if (auto ended = loop_->run(); !ended) {
-      log().critical("event loop: {}", ended.error().message);
-      std::abort();
-    }
-  });
-  constexpr std::size_t most = 15;
-  ::pthread_setname_np(thread_.native_handle(), name.substr(0, most).c_str());
-}
+    : loop_(std::move(loop)), thread_(start_quiet_thread(name, [this] {
+        if (auto ended = loop_->run(); !ended) {
+          log().critical("event loop: {}", ended.error().message);
+          std::abort();
+        }
+      })) {}
 
 LoopThread::~LoopThread() {
   loop_->post([this] { loop_->stop(); });

@@ -4,11 +4,11 @@
 #include <linux/virtio_ids.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/byte_order.h"
 #include "base/checked.h"
 #include "virtio/block_queue.h"
+#include "virtio/config_space.h"
 
 namespace tidepool::virtio {
 
@@ -78,10 +78,7 @@ void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> out) co
   store_le32(&config[offsetof(virtio_blk_config, max_write_zeroes_sectors)], most_range_sectors);
   store_le32(&config[offsetof(virtio_blk_config, max_write_zeroes_seg)], most_ranges);
   config[offsetof(virtio_blk_config, write_zeroes_may_unmap)] = std::byte{1};
-  std::ranges::fill(out, std::byte{});
-  if (offset >= config.size()) return;
-  const std::size_t count = std::min(out.size(), config.size() - static_cast<std::size_t>(offset));
-  std::memcpy(out.data(), config.data() + offset, count);
+  copy_config(config, offset, out);
 }
 
 void BlockDevice::connect(std::shared_ptr<const GuestMemory> memory) {

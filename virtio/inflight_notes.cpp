@@ -32,13 +32,19 @@ void InflightNotes::set_inflight(std::uint16_t head, std::uint8_t value) {
   order();
 }
 
-std::vector<std::uint16_t> InflightNotes::recover(std::uint16_t used) {
-  if (load16_at(version_at) == 0) {  // nobody has used it
+Result<std::vector<std::uint16_t>> InflightNotes::recover(std::uint16_t used) {
+  const std::uint16_t found = load16_at(version_at), noted = load16_at(entries_at);
+  if (found == 0) {  // nobody has used it
     store16_at(version_at, version);
     store16_at(entries_at, entries_);
     store16_at(used_at, used);
     order();
-    return {};
+    return std::vector<std::uint16_t>{};
+  }
+  if (found != version || noted != entries_) {
+    return fail(ErrorKind::unsupported,
+                "notes of what is in flight are of version {} for {} entries, not {} for {}", found,
+                noted, version, entries_);
   }
   // Answers that were out when their notes were not yet taken back.
   std::uint16_t out =

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "base/result.h"
 #include "virtio/split_queue.h"
 
 namespace tidepool::virtio {
@@ -29,7 +30,9 @@ class InflightNotes {
       : memory_(memory), entries_(entries) {}
 
   // What was left, in the order in which it was taken; `used` is the ring's used index.
-  std::vector<std::uint16_t> recover(std::uint16_t used);
+  // Notes of another version, or for another number of entries, are refused: what they
+  // mean is not known, and to begin without them would lose what they tell.
+  Result<std::vector<std::uint16_t>> recover(std::uint16_t used);
 
   void took(std::uint16_t head);
   void put_back(std::uint16_t head) { set_inflight(head, 0); }

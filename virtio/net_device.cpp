@@ -4,12 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
-
-#include "base/byte_order.h"
+#include "virtio/config_space.h"
 #include "virtio/net_features.h"
 
 namespace tidepool::virtio {
@@ -43,23 +38,11 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(std::unique_ptr<PacketPort>
 std::uint32_t NetDevice::id() const { return VIRTIO_ID_NET; }
 
 std::uint64_t NetDevice::features() const {
-  std::uint64_t bits = ring_features;
-  for (const unsigned number : {net::checksum, net::guest_checksum, net::mac, net::guest_tso4,
-                                net::guest_tso6, net::guest_ecn, net::host_tso4, net::host_tso6,
-                                net::host_ecn, net::mergeable_buffers, net::status}) {
-    bits |= net::bit(number);
-  }
-  return bits;
+  return ring_features | net::packet_features | net::card_features;
 }
 
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> out) const {
-  std::array<std::byte, net::config_bytes> config{};
-  std::memcpy(config.data(), address_.data(), address_.size());
-  store_le16(&config[net::status_offset], net::link_up);
-  std::ranges::fill(out, std::byte{});
-  if (offset >= config.size()) return;
-  const std::size_t count = std::min(out.size(), config.size() - static_cast<std::size_t>(offset));
-  std::memcpy(out.data(), config.data() + offset, count);
+  copy_config(net::config_of(address_), offset, out);
 }
 
 Result<> NetDevice::start(DeviceStart start) {

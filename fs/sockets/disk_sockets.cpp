@@ -3,14 +3,11 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,7 +16,9 @@
 
 #include "base/file_limit.h"
 #include "base/log.h"
+#include "base/quiet_thread.h"
 #include "base/scope_guard.h"
+#include "base/unix_address.h"
 #include "fs/pool/pool_channel.h"
 #include "fs/sockets/socket_mode.h"
 #include "virtio/block_device.h"
@@ -35,12 +34,8 @@ constexpr const char* marker = ".elasticfs-sockets";  // in a directory that is 
 
 // A socket's path is short; through the directory's descriptor it is shorter.
 Result<sockaddr_un> address_in(int directory, const std::string& name) {
-  sockaddr_un address{.sun_family = AF_UNIX};
-  const std::string path = fmt::format("/proc/self/fd/{}/{}", directory, name);
-  if (path.size() >= sizeof address.sun_path) {
-    return fail(ErrorKind::unsupported, "its name is too long for a socket's path");
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
+  auto address = unix_address(fmt::format("/proc/self/fd/{}/{}", directory, name));
+  if (!address) return fail(ErrorKind::unsupported, "its name is too long for a socket's path");
   return address;
 }
 
@@ -144,12 +139,7 @@ DiskSockets::~DiskSockets() {
 
 void DiskSockets::serve(const std::string& mountpoint) {
   mountpoint_ = mountpoint;
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { accept_all(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_setname_np(thread_.native_handle(), "disk sockets");
+  thread_ = start_quiet_thread("disk sockets", [this] { accept_all(); });
 }
 
 void DiskSockets::stop() {

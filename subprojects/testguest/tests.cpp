@@ -60,7 +60,7 @@ void test_disk() {
     require(disk.run(BlockDriver::read, disk.sectors(), data, 512) != 0, "a read past the end");
     disk.stop();
   }
-  say_line("testguest: kicks", disk.kicks());
+  say_line("testguest: kicks", disk.queue().kicks());
 }
 
 // Once with a buffer for each packet, once with many small ones; each until the host says.
@@ -137,37 +137,37 @@ void test_lies() {
     disk.start(device, lie % 2 == 0);
     switch (lie) {
       case 0:  // a loop
-        disk.describe(0, at, 16, flag_next, 1);
-        disk.describe(1, at, 16, flag_next, 0);
-        disk.publish(0);
+        disk.queue().describe(0, at, 16, flag_next, 1);
+        disk.queue().describe(1, at, 16, flag_next, 0);
+        disk.queue().publish(0);
         break;
       case 1:  // beyond memory
-        disk.describe(0, 0xfffff000, 16, 0, 0);
-        disk.publish(0);
+        disk.queue().describe(0, 0xfffff000, 16, 0, 0);
+        disk.queue().publish(0);
         break;
       case 2:  // no such descriptor
-        disk.publish(1000);
+        disk.queue().publish(1000);
         break;
       case 3:  // a table in a table
-        disk.describe(0, at, 16, flag_indirect, 0);
+        disk.queue().describe(0, at, 16, flag_indirect, 0);
         write_at<uint32_t>(at, at);
         write_at<uint32_t>(at + 4, 0);
         write_at<uint32_t>(at + 8, 16);
         write_at<uint16_t>(at + 12, flag_indirect);
-        disk.publish(0);
+        disk.queue().publish(0);
         break;
       case 4:  // no room for an answer
-        disk.describe(0, at, 16, 0, 0);
-        disk.publish(0);
+        disk.queue().describe(0, at, 16, 0, 0);
+        disk.queue().publish(0);
         break;
       default:  // to be written, then to be read
-        disk.describe(0, at, 16, flag_next | flag_write, 1);
-        disk.describe(1, at, 16, 0, 0);
-        disk.publish(0);
+        disk.queue().describe(0, at, 16, flag_next | flag_write, 1);
+        disk.queue().describe(1, at, 16, 0, 0);
+        disk.queue().publish(0);
         break;
     }
-    disk.kick();
-    for (uint32_t turns = 0; (disk.status() & 0x40) == 0; ++turns) {
+    disk.queue().kick();
+    for (uint32_t turns = 0; !disk.broken(); ++turns) {
       require(turns < 10'000'000, "the device believes lie", lie);
     }
     disk.start(device, true);
@@ -209,14 +209,15 @@ void test_hostile() {
     for (uint32_t i = 0; i < chains; ++i) {
       for (uint16_t d = 0; d < 64; ++d) {
         const uint32_t address = random() % 4 == 0 ? random() : at + random() % page;
-        disk.describe(d, address, random() % 8 == 0 ? random() : random() % 600,
-                      static_cast<uint16_t>(random() % 8), static_cast<uint16_t>(random() % 70));
+        disk.queue().describe(d, address, random() % 8 == 0 ? random() : random() % 600,
+                              static_cast<uint16_t>(random() % 8),
+                              static_cast<uint16_t>(random() % 70));
       }
       for (uint32_t word = 0; word < page; word += 4) {
         if (random() % 4 == 0) write_at<uint32_t>(at + word, random() % 16);
       }
-      disk.publish(static_cast<uint16_t>(random() % 66));
-      disk.kick();
+      disk.queue().publish(static_cast<uint16_t>(random() % 66));
+      disk.queue().kick();
     }
   }
   disk.start(device, true);

@@ -7,6 +7,7 @@ fi
 source "$(dirname "$0")/../lib/harness.sh"
 leanvm=$build/vmm/leanvm
 kernel=$build/subprojects/testguest/testguest.elf
+judge=$(realpath "$(dirname "$0")/../lib/packet_judge.py")
 
 need ip python3 jq
 [[ -w /dev/kvm ]] || skip "no /dev/kvm"
@@ -14,38 +15,6 @@ need ip python3 jq
 begin
 cd "$work"
 choose_seed
-
-cat >judge.py <<'END'
-"""judge.py INTERFACE ADDRESS COUNT SEED: each packet must come back, whole and in order."""
-import random, socket, struct, sys
-interface, address, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-guest = bytes.fromhex(address.replace(':', ''))
-here = bytes.fromhex('525400000001')
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5))
-s.bind((interface, 0x88b5))
-s.settimeout(120)
-chance = random.Random(seed)
-sent = []
-def come_back():
-    want = sent.pop(0)
-    while True:
-        data, origin = s.recvfrom(4096)
-        if origin[2] != socket.PACKET_OUTGOING:
-            break
-    if data != here + guest + want[12:]:
-        sys.exit(f'another packet came back: {len(data)} bytes, expected {len(want)}')
-for i in range(count):
-    payload = struct.pack('<I', i) + chance.randbytes(chance.randrange(42, 1497))
-    packet = guest + here + b'\x88\xb5' + payload
-    s.send(packet)
-    sent.append(packet)
-    if len(sent) == 8:
-        come_back()
-while sent:
-    come_back()
-s.send(guest + here + b'\x88\xb6' + bytes(46))
-print('the same', count)
-END
 
 ip tuntap add dev tap0 mode tap vnet_hdr
 ip link set lo up
@@ -61,7 +30,7 @@ wait_until 120 heard 0 || fail "the guest does not listen: $(cat guest.log guest
 [[ $("$leanvm" info --json net-$$ | jq -r '.nets[0].mac') == "$address" ]] || fail "info"
 for mode in 0 1; do
   wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
-  python3 judge.py tap0 "$address" "${COUNT:-200}" "$seed" >judge.log 2>&1 ||
+  python3 "$judge" tap0 "$address" "${COUNT:-200}" "$seed" end >judge.log 2>&1 ||
     fail "mode $mode: $(cat judge.log guest.log guest.err)"
   say "mode $mode: $(cat judge.log)"
 done

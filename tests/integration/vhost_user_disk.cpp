@@ -1,17 +1,19 @@
 // A raw file as a vhost-user-blk device, for one front end after the other: for tests.
 //
-// Usage: vhost_user_disk SOCKET FILE QUEUES [forgetful]
-// forgetful: keeps no notes of what is in flight.
+// Usage: vhost_user_disk SOCKET FILE QUEUES [forgetful|holding]
+// forgetful: keeps no notes of what is in flight. holding: never answers the first write to the
+// disk's start, which it carries out; so it is to be killed.
 // Ends with the first front end that goes; its exit status tells how.
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstring>
 #include <string>
+#include <string_view>
 
+#include "base/unix_address.h"
 #include "blockdev/stores/file_store.h"
+#include "tests/lib/fault_store.h"
 #include "virtio/block_device.h"
 #include "virtio/vhost_user/back_end.h"
 
@@ -26,9 +28,9 @@ int report(const Error& error) {
 
 UniqueFd accept_one(const char* path) {
   UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{.sun_family = AF_UNIX};
-  std::snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+  const auto address = unix_address(path);
+  if (!address ||
+      ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0 ||
       ::listen(listener.get(), 1) != 0) {
     return {};
   }
@@ -39,16 +41,23 @@ UniqueFd accept_one(const char* path) {
 
 int main(int argc, char** argv) {
   if (argc != 4 && argc != 5) {
-    return std::fprintf(stderr, "usage: vhost_user_disk SOCKET FILE QUEUES [forgetful]\n"), 2;
+    return std::fprintf(stderr, "usage: vhost_user_disk SOCKET FILE QUEUES [KIND]\n"), 2;
   }
-  auto store = blockdev::FileStore::open(argv[2], {});
-  if (!store) return report(store.error());
+  const std::string_view kind = argc == 5 ? argv[4] : "";
+  auto file = blockdev::FileStore::open(argv[2], {});
+  if (!file) return report(file.error());
+  const auto store = std::make_shared<test::FaultStore>(*file);
+  if (kind == "holding") {
+    store->hold({.op = blockdev::IoOp::write, .offset = 0, .length = 512},
+                test::FaultStore::HoldAt::completion, 1);
+  }
   auto device = virtio::BlockDevice::create(
-      *store, {.queues = static_cast<std::uint16_t>(std::stoul(argv[3])), .serial = "disk0"});
+      store, {.queues = static_cast<std::uint16_t>(std::stoul(argv[3])), .serial = "disk0"});
   if (!device) return report(device.error());
   UniqueFd connection = accept_one(argv[1]);
   if (!connection) return std::perror("vhost_user_disk"), 1;
-  virtio::vhost_user::BackEnd back_end(**device, std::move(connection), {.replaceable = argc == 4});
+  virtio::vhost_user::BackEnd back_end(**device, std::move(connection),
+                                       {.replaceable = kind != "forgetful"});
   auto served = back_end.serve();
   return served ? 0 : report(served.error());
 }

@@ -23,14 +23,14 @@ sys.exit(0 if len(data) == 128 * 1024 and data == want else 1)
 END
 }
 
-# start_NAME: the back end, on $socket, over the same disk as before; $backend
+# start_NAME: the back end, on $socket, over the same disk as before; $backend; of ours [KIND]
 # What a killed one had locked may be free a moment later only: the kernel ends its io_uring
 # in its own time.
 start_ours() {
-  local tries
+  local tries mode=${1:-}
   for ((tries = 0; tries < 100; tries++)); do
     rm -f "$socket"
-    "$server" "$socket" disk.img 4 ${forgetful:+forgetful} >>"$socket.log" 2>&1 &
+    "$server" "$socket" disk.img 4 ${mode:+"$mode"} >>"$socket.log" 2>&1 &
     backend=$!
     children+=("$backend")
     until [[ -S $socket ]]; do
@@ -56,7 +56,7 @@ start_elastic() {
   mount_pool "vhost-user-dir=$sockets"
   backend=$daemon
 }
-kill_ours() { kill -9 "$backend" && wait "$backend" 2>/dev/null || true; }
+kill_ours() { kill -9 "$backend" 2>/dev/null && wait "$backend" 2>/dev/null || true; }
 kill_qsd() { kill_ours; }
 
 run() {  # run NAME TEST: what is typed comes from the pipe "keys"
@@ -153,29 +153,66 @@ for kind in "${kinds[@]}"; do
 done
 
 # The twin: without notes a back end's death is seen.
-socket=$work/forgetful.socket forgetful=yes
-start_ours
+socket=$work/forgetful.socket
+start_ours forgetful
 run forgetful load
 wait_until 120 loading forgetful || fail "no load"
 sleep 0.3
 kill_ours
-start_ours
+start_ours forgetful
 is_broken forgetful
 say "without notes: seen"
 
 kill_ours
 # One that kept notes, and in its place one that does not.
-socket=$work/changed.socket forgetful=
+socket=$work/changed.socket
 start_ours
 run changed load
 wait_until 120 loading changed || fail "no load"
 sleep 0.3
 kill_ours
-forgetful=yes
-start_ours
+start_ours forgetful
 is_broken changed
 kill_ours
 say "notes that the next one does not know: seen"
+
+# Answered out of order, and killed: the first of the guest's 16 writes was carried out and not
+# answered. The notes tell the next one that it is this one. The twin: where they are lost, it
+# takes the last for it, and the first is never answered.
+answered() {  # all but the first: what the last wrote is there, and had time to be answered
+  [[ $(dd if=disk.img bs=4096 skip=15 count=1 status=none | tr -d '\0' | wc -c) -gt 0 ]] && sleep 2
+}
+lose_notes() {
+  local entry
+  for entry in "/proc/$(pgrep -P "$vm" -x leanvm)"/fd/*; do
+    [[ $(readlink "$entry") == /memfd:in-flight* ]] || continue
+    dd if=/dev/zero of="$entry" bs="$(stat -Lc %s "$entry")" count=1 conv=notrunc status=none
+    return
+  done
+  fail "no notes to lose"
+}
+for notes in kept lost; do
+  rm -f disk.img
+  truncate -s 8M disk.img
+  socket=$work/$notes.socket
+  start_ours holding
+  run "$notes" load
+  wait_until 120 loading "$notes" || fail "no load"
+  wait_until 120 answered || fail "$notes: nothing was written"
+  kill_ours
+  [[ $notes == kept ]] || lose_notes
+  start_ours
+  wait_until 60 is_back 1 "$notes" || fail "$notes: $(cat "$notes.err")"
+  printf 'x' >&7
+  if [[ $notes == kept ]]; then
+    passed kept
+  else
+    wait "$vm" || true
+    grep -q 'writes failed' lost.out || fail "lost notes went unseen: $(cat lost.out lost.err)"
+  fi
+  wait "$backend" 2>/dev/null || true
+  say "answered out of order, notes $notes: $([[ $notes == kept ]] && echo passed || echo seen)"
+done
 
 status=0
 timeout 60 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=none \

@@ -4,7 +4,10 @@
 // Rings and indirect tables lie in guest memory that the test owns. One thread.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -12,8 +15,11 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
+#include "base/unique_fd.h"
+#include "virtio/device.h"
 #include "virtio/split_queue.h"
 
 namespace tidepool::test {
@@ -168,5 +174,24 @@ class QueueDriver {
   std::deque<std::uint16_t> free_;
   std::map<std::uint16_t, std::vector<std::uint16_t>> chains_;
 };
+
+struct CountingInterrupt : virtio::Interrupt {
+  std::atomic<unsigned> count{0};
+  void signal() override { ++count; }
+};
+
+inline void kick(const UniqueFd& eventfd) {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(eventfd.get(), &one, sizeof one);
+}
+
+// What the device uses next; nothing: it uses nothing for so many milliseconds.
+inline std::optional<QueueDriver::Used> wait_used(QueueDriver& driver, int patience = 20'000) {
+  for (int i = 0; i < patience; ++i) {
+    if (auto used = driver.poll()) return used;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return std::nullopt;
+}
 
 }  // namespace tidepool::test

@@ -356,7 +356,7 @@ std::optional<std::uint64_t> BackEnd::guest_address(std::uint64_t front_end) con
   return std::nullopt;
 }
 
-std::optional<QueueStart> BackEnd::queue_start(Vring& queue) {
+Result<std::optional<QueueStart>> BackEnd::queue_start(Vring& queue) {
   if (!queue.kick || !queue.enabled || !queue.addresses || !memory_) return std::nullopt;
   const auto descriptors = guest_address(queue.addresses->descriptors),
              available = guest_address(queue.addresses->available),
@@ -379,9 +379,10 @@ std::optional<QueueStart> BackEnd::queue_start(Vring& queue) {
   if (queue.size > inflight_.queue_size) return std::nullopt;
   const std::size_t stride = notes_stride(inflight_.queue_size);
   std::byte* const region = static_cast<std::byte*>(inflight_memory_->start) + inflight_.offset;
-  queue.notes.emplace(std::span(region + index * stride, stride),
-                      static_cast<std::uint16_t>(queue.size));
-  start.left = queue.notes->recover(next_used);
+  queue.notes.emplace(std::span(region + index * stride, stride), inflight_.queue_size);
+  auto left = queue.notes->recover(next_used);
+  if (!left) return std::unexpected(left.error());
+  start.left = std::move(*left);
   start.notes = &*queue.notes;
   start.position.next_available = static_cast<std::uint16_t>(next_used + start.left.size());
   return start;
@@ -405,8 +406,10 @@ Result<> BackEnd::start() {
   };
   bool any = false;
   for (Vring& queue : vrings_) {
-    start.queues.push_back(queue_start(queue));
-    queue.started = start.queues.back().has_value();
+    auto active = queue_start(queue);
+    if (!active) return std::unexpected(active.error());
+    queue.started = active->has_value();
+    start.queues.push_back(std::move(*active));
     any = any || queue.started;
   }
   if (!any) return {};

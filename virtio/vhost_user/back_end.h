@@ -81,7 +81,7 @@ class BackEnd {
   // The device is quiet after stop(); start() starts what is active.
   void stop();
   Result<> start();
-  std::optional<QueueStart> queue_start(Vring& vring);
+  Result<std::optional<QueueStart>> queue_start(Vring& vring);  // nothing: it is not active
   std::optional<std::uint64_t> guest_address(std::uint64_t front_end) const;
 
   Device& device_;

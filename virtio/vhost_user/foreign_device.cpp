@@ -1,16 +1,16 @@
 #include "virtio/vhost_user/foreign_device.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "base/byte_order.h"
 #include "base/log.h"
+#include "base/quiet_thread.h"
+#include "virtio/config_space.h"
 
 namespace tidepool::virtio::vhost_user {
 
@@ -67,12 +67,7 @@ Result<std::unique_ptr<ForeignDevice>> ForeignDevice::create(const std::string& 
   device->positions_.resize(queues);
   device->bases_.resize(queues);
   device->front_ = std::move(*front);
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  device->thread_ = std::thread([device = device.get()] { device->watch(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_setname_np(device->thread_.native_handle(), "vhost-user");
+  device->thread_ = start_quiet_thread("vhost-user", [device = device.get()] { device->watch(); });
   return device;
 }
 
@@ -87,7 +82,7 @@ void ForeignDevice::wake() {
 }
 
 Result<std::unique_ptr<FrontEnd>> ForeignDevice::find_back_end() const {
-  auto front = FrontEnd::connect(socket_, wanted_protocol);
+  auto front = FrontEnd::connect(socket_, wanted_protocol, options_.patience);
   if (!front) return front;
   if (options_.config_bytes != 0 && !(*front)->has(protocol_config)) {
     return fail(ErrorKind::unsupported, "{}: does not tell its configuration", name_);
@@ -111,10 +106,7 @@ std::vector<std::uint16_t> ForeignDevice::queue_sizes() const {
 }
 
 void ForeignDevice::read_config(std::uint64_t offset, std::span<std::byte> out) const {
-  std::ranges::fill(out, std::byte{});
-  if (offset >= config_.size()) return;
-  const std::size_t count = std::min(out.size(), config_.size() - static_cast<std::size_t>(offset));
-  std::memcpy(out.data(), config_.data() + offset, count);
+  copy_config(config_, offset, out);
 }
 
 // --- the device's life: the transport's thread ---
@@ -158,7 +150,8 @@ void ForeignDevice::resume() {
 }
 
 void ForeignDevice::reset() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  told_.wait(lock, [this] { return !telling_; });
   if (going_) stop_queues();
   going_ = false;
   start_.reset();
@@ -168,7 +161,7 @@ void ForeignDevice::reset() {
 
 // A back end says how far it is, and may finish what it has taken a moment later.
 void ForeignDevice::stop_queues() {
-  const auto end = std::chrono::steady_clock::now() + patience;
+  const auto end = std::chrono::steady_clock::now() + options_.patience;
   for (std::uint32_t i = 0; i < calls_.size(); ++i) {
     const auto& queue = start_->queues[i];
     if (!queue) continue;
@@ -284,7 +277,8 @@ void ForeignDevice::lose(const std::string& why) {
   wake();
 }
 
-void ForeignDevice::try_again(std::unique_ptr<FrontEnd> front, std::vector<std::byte> config) {
+std::function<void()> ForeignDevice::try_again(std::unique_ptr<FrontEnd> front,
+                                               std::vector<std::byte> config) {
   if (const auto at = options_.queue_count_at) std::copy_n(&config_[*at], 2, &config[*at]);
   const bool same =
       config == config_ && (features_ & ~options_.own_features & ~front->features()) == 0;
@@ -293,22 +287,26 @@ void ForeignDevice::try_again(std::unique_ptr<FrontEnd> front, std::vector<std::
     const char* const why = same ? "a back end that keeps no notes of what it has taken went away"
                                  : "another device is behind the socket now";
     log().error("{}: {}", name_, why);
-    const auto broken = start_->broken;
+    auto broken = std::move(start_->broken);
     start_.reset();
     going_ = false;
-    if (broken) broken(why);
-    return;
+    if (!broken) return {};
+    return [broken = std::move(broken), why] { broken(why); };
   }
-  if (!same) return;
+  if (!same) return {};
   front_ = std::move(front);
   if (start_ && served_) {
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       if (start_->queues[i]) bases_[i] = used_index(*start_->queues[i]);
     }
   }
-  if (!going_) return;
-  if (auto done = set_up(); !done) return lose(done.error().message);
-  log().info("{}: a back end is there again", name_);
+  if (!going_) return {};
+  if (auto done = set_up(); !done) {
+    lose(done.error().message);
+  } else {
+    log().info("{}: a back end is there again", name_);
+  }
+  return {};
 }
 
 void ForeignDevice::watch() {
@@ -341,7 +339,15 @@ void ForeignDevice::watch() {
     auto config = ask_config(**front);
     if (!config) continue;
     lock.lock();
-    if (!front_ && !stopping_) try_again(std::move(*front), std::move(*config));
+    if (front_ || stopping_) continue;
+    const auto tell = try_again(std::move(*front), std::move(*config));
+    if (!tell) continue;
+    telling_ = true;
+    lock.unlock();
+    tell();
+    lock.lock();
+    telling_ = false;
+    told_.notify_all();
   }
 }
 

@@ -14,6 +14,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -36,6 +39,7 @@ struct ForeignOptions {
   std::uint16_t queues = 1;                     // at most
   bool whole_pairs = false;                     // they come in pairs, of which one is always there
   std::optional<std::uint32_t> queue_count_at;  // where the configuration says how many
+  std::chrono::milliseconds patience = usual_patience;  // with each answer of the back end's
 };
 
 class ForeignDevice final : public Device {
@@ -72,7 +76,8 @@ class ForeignDevice final : public Device {
   std::uint16_t used_index(const QueueStart& queue) const;
   void stop_queues();
   void lose(const std::string& why);
-  void try_again(std::unique_ptr<FrontEnd> front, std::vector<std::byte> config);
+  // Who is to be told that the device is broken, if it is; and why.
+  std::function<void()> try_again(std::unique_ptr<FrontEnd> front, std::vector<std::byte> config);
 
   void watch();
   void wake();
@@ -98,6 +103,8 @@ class ForeignDevice final : public Device {
   bool served_ = false;               // by some back end, since it was started
   UniqueFd inflight_file_;
   std::optional<Inflight> inflight_;
+  bool telling_ = false;  // that it is broken: reset() waits for the end of that
+  std::condition_variable told_;
 
   std::atomic<bool> stopping_{false};
   std::thread thread_;

@@ -4,9 +4,7 @@
 #include <linux/virtio_ids.h>
 
 #include <cstddef>
-#include <cstring>
 
-#include "base/byte_order.h"
 #include "virtio/net_features.h"
 
 namespace tidepool::virtio::vhost_user {
@@ -35,15 +33,11 @@ ForeignOptions foreign_block(std::uint16_t queues) {
 }
 
 ForeignOptions foreign_net(const MacAddress& address) {
-  std::vector<std::byte> config(net::config_bytes);
-  std::memcpy(config.data(), address.data(), address.size());
-  store_le16(&config[net::status_offset], net::link_up);
+  const auto config = net::config_of(address);
   return {.id = VIRTIO_ID_NET,
-          .features = bits({net::checksum, net::guest_checksum, net::guest_tso4, net::guest_tso6,
-                            net::guest_ecn, net::host_tso4, net::host_tso6, net::host_ecn,
-                            net::mergeable_buffers}),
-          .own_features = bits({net::mac, net::status}) & ~ring_features,
-          .config = std::move(config),
+          .features = ring_features | net::packet_features,
+          .own_features = net::card_features,
+          .config = {config.begin(), config.end()},
           .queues = 2,
           .whole_pairs = true};
 }

@@ -2,35 +2,29 @@
 
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <sys/un.h>
 
 #include <array>
 #include <cerrno>
-#include <cstring>
 
 #include "base/byte_order.h"
+#include "base/unix_address.h"
 #include "virtio/vhost_user/socket_io.h"
 
 namespace tidepool::virtio::vhost_user {
 
-Result<std::unique_ptr<FrontEnd>> FrontEnd::connect(const std::string& socket,
-                                                    std::uint64_t wanted) {
-  sockaddr_un address{.sun_family = AF_UNIX};
-  if (socket.empty() || socket.size() >= sizeof address.sun_path) {
-    return fail(ErrorKind::invalid_argument, "vhost-user socket '{}': a path has 1 to {} bytes",
-                socket, sizeof address.sun_path - 1);
-  }
-  std::memcpy(address.sun_path, socket.data(), socket.size());
+Result<std::unique_ptr<FrontEnd>> FrontEnd::connect(const std::string& socket, std::uint64_t wanted,
+                                                    std::chrono::milliseconds patience) {
+  const auto address = unix_address(socket);
+  if (!address) return std::unexpected(address.error());
   UniqueFd connection(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const timeval limit{.tv_sec = patience.count()};
-  for (const int direction : {SO_RCVTIMEO, SO_SNDTIMEO}) {  // connecting waits as sending does
-    ::setsockopt(connection.get(), SOL_SOCKET, direction, &limit, sizeof limit);
-  }
-  if (!connection || ::connect(connection.get(), reinterpret_cast<const sockaddr*>(&address),
-                               sizeof address) != 0) {
+  // Connecting waits as sending does.
+  const timeval limit{.tv_sec = patience.count() / 1000, .tv_usec = patience.count() % 1000 * 1000};
+  ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  if (!connection || ::connect(connection.get(), reinterpret_cast<const sockaddr*>(&*address),
+                               sizeof *address) != 0) {
     return fail_errno(errno, fmt::format("vhost-user socket '{}': no back end answers", socket));
   }
-  std::unique_ptr<FrontEnd> front(new FrontEnd(socket, std::move(connection)));
+  std::unique_ptr<FrontEnd> front(new FrontEnd(socket, std::move(connection), patience));
   auto features = front->get(Request::get_features);
   if (!features) return std::unexpected(features.error());
   if ((*features & feature_protocol) == 0 || (*features >> 32 & 1) == 0) {
@@ -48,9 +42,9 @@ Result<std::unique_ptr<FrontEnd>> FrontEnd::connect(const std::string& socket,
 }
 
 std::unexpected<Error> FrontEnd::lost(int error) const {
-  if (error == EAGAIN) {
+  if (error == EAGAIN || error == ETIMEDOUT) {
     return fail(ErrorKind::io, "vhost-user socket '{}': the back end did not answer for {} s",
-                socket_, patience.count());
+                socket_, std::chrono::duration<double>(patience_).count());
   }
   if (error != 0) return fail_errno(error, fmt::format("vhost-user socket '{}'", socket_));
   return fail(ErrorKind::io, "vhost-user socket '{}': the back end has gone", socket_);
@@ -66,8 +60,9 @@ Result<> FrontEnd::send(Request request, std::span<const std::byte> payload,
 
 Result<std::vector<std::byte>> FrontEnd::receive(Request request,
                                                  std::vector<UniqueFd>* descriptors) {
+  const auto until = std::chrono::steady_clock::now() + patience_;
   std::array<std::byte, header_bytes> header;
-  ReceivedBytes got = receive_whole(connection_.get(), header);
+  ReceivedBytes got = receive_whole(connection_.get(), header, until);
   if (got.count < header.size()) return lost(got.error == ECONNRESET ? 0 : got.error);
   const auto parsed = parse_answer_header(header);
   if (!parsed || parsed->request != request) {
@@ -76,7 +71,7 @@ Result<std::vector<std::byte>> FrontEnd::receive(Request request,
   }
   if (descriptors != nullptr) *descriptors = std::move(got.descriptors);
   std::vector<std::byte> payload(parsed->payload_bytes);
-  got = receive_whole(connection_.get(), payload);
+  got = receive_whole(connection_.get(), payload, until);
   if (got.count < payload.size()) return lost(got.error);
   return payload;
 }

@@ -17,43 +17,44 @@ std::optional<T> whole(const Decoder& decoder, T value) {
   return value;
 }
 
-}  // namespace
-
-std::optional<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
+// kind: is_answer, or 0.
+std::optional<Header> parse_header(std::span<const std::byte, header_bytes> bytes,
+                                   std::uint32_t kind) {
   const std::uint32_t flags = load_le32(bytes.data() + 4), size = load_le32(bytes.data() + 8);
-  if ((flags & version_mask) != version || (flags & is_answer) != 0 || size > most_payload) {
+  if ((flags & (version_mask | is_answer)) != (version | kind) || size > most_payload) {
     return std::nullopt;
   }
   return Header{static_cast<Request>(load_le32(bytes.data())), (flags & needs_answer) != 0, size};
 }
 
+std::vector<std::byte> encode_message(Request request, std::uint32_t flags,
+                                      std::span<const std::byte> payload) {
+  std::vector<std::byte> bytes;
+  Encoder encoder(bytes);
+  encoder.u32(static_cast<std::uint32_t>(request));
+  encoder.u32(version | flags);
+  encoder.u32(static_cast<std::uint32_t>(payload.size()));
+  encoder.bytes(payload);
+  return bytes;
+}
+
+}  // namespace
+
+std::optional<Header> parse_header(std::span<const std::byte, header_bytes> bytes) {
+  return parse_header(bytes, 0);
+}
+
 std::optional<Header> parse_answer_header(std::span<const std::byte, header_bytes> bytes) {
-  const std::uint32_t flags = load_le32(bytes.data() + 4), size = load_le32(bytes.data() + 8);
-  if ((flags & version_mask) != version || (flags & is_answer) == 0 || size > most_payload) {
-    return std::nullopt;
-  }
-  return Header{static_cast<Request>(load_le32(bytes.data())), false, size};
+  return parse_header(bytes, is_answer);
 }
 
 std::vector<std::byte> encode_request(Request request, std::span<const std::byte> payload,
                                       bool wants_answer) {
-  std::vector<std::byte> bytes;
-  Encoder encoder(bytes);
-  encoder.u32(static_cast<std::uint32_t>(request));
-  encoder.u32(version | (wants_answer ? needs_answer : 0));
-  encoder.u32(static_cast<std::uint32_t>(payload.size()));
-  encoder.bytes(payload);
-  return bytes;
+  return encode_message(request, wants_answer ? needs_answer : 0, payload);
 }
 
 std::vector<std::byte> answer(Request request, std::span<const std::byte> payload) {
-  std::vector<std::byte> bytes;
-  Encoder encoder(bytes);
-  encoder.u32(static_cast<std::uint32_t>(request));
-  encoder.u32(version | is_answer);
-  encoder.u32(static_cast<std::uint32_t>(payload.size()));
-  encoder.bytes(payload);
-  return bytes;
+  return encode_message(request, is_answer, payload);
 }
 
 std::vector<std::byte> answer(Request request, std::uint64_t value) {

@@ -62,9 +62,8 @@ struct Header {
   bool wants_answer = false;
   std::uint32_t payload_bytes = 0;
 };
-// nullopt: another version, or a payload that is too long.
+// nullopt: another version, a payload that is too long, or the other of the two.
 std::optional<Header> parse_header(std::span<const std::byte, header_bytes> bytes);
-// The same of an answer.
 std::optional<Header> parse_answer_header(std::span<const std::byte, header_bytes> bytes);
 // Header and payload.
 std::vector<std::byte> encode_request(Request request, std::span<const std::byte> payload,

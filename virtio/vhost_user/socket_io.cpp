@@ -1,8 +1,10 @@
 #include "virtio/vhost_user/socket_io.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -12,8 +14,21 @@
 namespace tidepool::virtio::vhost_user {
 
 namespace {
+
 using Control = std::array<char, CMSG_SPACE(most_descriptors * sizeof(int))>;
+
+// Whether there is something to receive, or to be told of, before then.
+bool wait_readable(int socket, std::chrono::steady_clock::time_point until) {
+  using std::chrono::ceil, std::chrono::milliseconds;
+  for (;;) {
+    const auto left = ceil<milliseconds>(until - std::chrono::steady_clock::now());
+    pollfd event{.fd = socket, .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&event, 1, std::max(0, static_cast<int>(left.count())));
+    if (ready >= 0 || errno != EINTR) return ready != 0;
+  }
 }
+
+}  // namespace
 
 int send_whole(int socket, std::span<const std::byte> bytes, std::span<const int> descriptors) {
   alignas(cmsghdr) Control control{};
@@ -38,7 +53,7 @@ int send_whole(int socket, std::span<const std::byte> bytes, std::span<const int
   return 0;
 }
 
-ReceivedBytes receive_whole(int socket, std::span<std::byte> bytes) {
+ReceivedBytes receive_whole(int socket, std::span<std::byte> bytes, Deadline until) {
   ReceivedBytes received;
   while (received.count < bytes.size()) {
     alignas(cmsghdr) Control control{};
@@ -47,6 +62,10 @@ ReceivedBytes receive_whole(int socket, std::span<std::byte> bytes) {
                    .msg_iovlen = 1,
                    .msg_control = control.data(),
                    .msg_controllen = control.size()};
+    if (until && !wait_readable(socket, *until)) {
+      received.error = ETIMEDOUT;
+      return received;
+    }
     const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) received.error = errno;

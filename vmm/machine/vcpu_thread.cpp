@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <mutex>
 
+#include "base/quiet_thread.h"
+
 namespace tidepool::vmm {
 
 namespace {
@@ -28,13 +30,8 @@ void install_kick() {
 
 VcpuThread::VcpuThread(KvmVcpu vcpu, VcpuWorld& world) : vcpu_(std::move(vcpu)), world_(world) {
   install_kick();
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::sigdelset(&all, kick_signal());
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_setname_np(thread_.native_handle(), fmt::format("vcpu {}", vcpu_.id()).c_str());
+  thread_ = start_quiet_thread(
+      fmt::format("vcpu {}", vcpu_.id()), [this] { run(); }, kick_signal());
 }
 
 VcpuThread::~VcpuThread() {

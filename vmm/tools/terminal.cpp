@@ -1,12 +1,13 @@
 #include "vmm/tools/terminal.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <string>
+
+#include "base/quiet_thread.h"
 
 namespace tidepool::tools {
 
@@ -18,11 +19,7 @@ Keyboard::Keyboard(std::function<void(std::string_view)> type, std::function<voi
     wanted.c_oflag |= OPOST;  // messages of ours keep their line ends
     raw_ = ::tcsetattr(STDIN_FILENO, TCSANOW, &wanted) == 0;
   }
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { read_keys(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread_ = start_quiet_thread("keyboard", [this] { read_keys(); });
 }
 
 Keyboard::~Keyboard() {

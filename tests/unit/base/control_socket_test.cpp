@@ -3,15 +3,14 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
 #include "base/unique_fd.h"
+#include "base/unix_address.h"
 
 namespace tidepool {
 namespace {
@@ -100,10 +99,8 @@ TEST_F(ControlSocket, ReplacesTheSocketOfADeadProgram) {
   std::filesystem::create_directory(directory_ + "/run");
   {
     const UniqueFd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strcpy(address.sun_path, path_.c_str());
-    ASSERT_EQ(::bind(dead.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    const sockaddr_un address = *unix_address(path_);
+    ASSERT_EQ(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   }
   EXPECT_EQ(ControlClient::connect(path_).error().kind, ErrorKind::not_found);
   const auto server = serve();

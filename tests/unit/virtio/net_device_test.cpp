@@ -4,26 +4,22 @@
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <random>
 #include <thread>
 
-#include "base/unique_fd.h"
 #include "tests/lib/queue_driver.h"
 #include "virtio/net_features.h"
 
 namespace tidepool::virtio {
 namespace {
 
+using test::CountingInterrupt;
+using test::kick;
 using test::QueueDriver;
 using test::TestMemory;
-
-struct CountingInterrupt : Interrupt {
-  std::atomic<unsigned> count{0};
-  void signal() override { ++count; }
-};
+using test::wait_used;
 
 class SocketPort final : public PacketPort {
  public:
@@ -64,22 +60,11 @@ class NetDeviceTest : public testing::Test {
                             QueueStart{transmit_.layout(), {}, transmit_kick_.get(), &interrupt_}},
                            [this](const std::string&) { broken_ = true; }});
   }
-  static void kick(const UniqueFd& fd) {
-    const std::uint64_t one = 1;
-    EXPECT_EQ(::write(fd.get(), &one, sizeof one), 8);
-  }
   // A real driver kicks only when it is asked to.
   void offer(std::uint64_t at, std::uint32_t length) {
     receive_.add({{at, length, true}}, false);
     if (receive_.must_kick()) kick(receive_kick_);
     receive_.kicked();
-  }
-  static std::optional<QueueDriver::Used> wait_used(QueueDriver& driver, int patience = 20'000) {
-    for (int i = 0; i < patience; ++i) {
-      if (auto used = driver.poll()) return used;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return std::nullopt;
   }
   static Bytes packet(std::size_t bytes, unsigned seed) {
     std::mt19937 random(seed);

@@ -1,14 +1,10 @@
 // Entropy and console, driven through their queues.
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <mutex>
 #include <set>
-#include <thread>
 
-#include "base/unique_fd.h"
 #include "tests/lib/queue_driver.h"
 #include "virtio/console_device.h"
 #include "virtio/entropy_device.h"
@@ -16,27 +12,13 @@
 namespace tidepool::virtio {
 namespace {
 
+using test::CountingInterrupt;
+using test::kick;
 using test::QueueDriver;
 using test::TestMemory;
 
-struct CountingInterrupt : Interrupt {
-  std::atomic<unsigned> count{0};
-  void signal() override { ++count; }
-};
-
-void kick(const UniqueFd& fd) {
-  const std::uint64_t one = 1;
-  EXPECT_EQ(::write(fd.get(), &one, sizeof one), 8);
-}
-
-QueueDriver::Used wait_used(QueueDriver& driver) {
-  for (int i = 0; i < 20'000; ++i) {
-    if (auto used = driver.poll()) return *used;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  ADD_FAILURE() << "no answer";
-  return {};
-}
+// Its length; a test without an answer has failed.
+std::uint32_t used_length(QueueDriver& driver) { return test::wait_used(driver).value().length; }
 
 TEST(EntropyDevice, FillsWhatItIsGiven) {
   TestMemory memory(1 << 20);
@@ -52,7 +34,7 @@ TEST(EntropyDevice, FillsWhatItIsGiven) {
   for (int i = 0; i < 100; ++i) {
     driver.add({{data, 8, true}, {data + 64, 8, true}}, false);
     kick(fd);
-    EXPECT_EQ(wait_used(driver).length, 16U);
+    EXPECT_EQ(used_length(driver), 16U);
     seen.insert(memory.get<std::uint64_t>(data));
     seen.insert(memory.get<std::uint64_t>(data + 64));
   }
@@ -60,7 +42,7 @@ TEST(EntropyDevice, FillsWhatItIsGiven) {
   EXPECT_GT(interrupt.count, 0U);
   driver.add({{data, 256 * 1024, true}}, false);
   kick(fd);
-  EXPECT_EQ(wait_used(driver).length, most_entropy);
+  EXPECT_EQ(used_length(driver), most_entropy);
   device->reset();
 }
 
@@ -85,7 +67,7 @@ TEST(ConsoleDevice, CarriesBothWays) {
   std::memcpy(memory.at(data), "hello", 5);
   transmit.add({{data, 2, false}, {data + 2, 3, false}}, false);
   kick(transmit_fd);
-  EXPECT_EQ(wait_used(transmit).length, 0U);
+  EXPECT_EQ(used_length(transmit), 0U);
   {
     const std::lock_guard lock(mutex);
     EXPECT_EQ(shown, "hello");
@@ -94,15 +76,15 @@ TEST(ConsoleDevice, CarriesBothWays) {
   const std::uint64_t room = memory.take(64);
   receive.add({{room, 10, true}}, false);
   kick(receive_fd);
-  EXPECT_EQ(wait_used(receive).length, 10U);
+  EXPECT_EQ(used_length(receive), 10U);
   receive.add({{room + 10, 54, true}}, false);
   kick(receive_fd);
-  EXPECT_EQ(wait_used(receive).length, 16U);
+  EXPECT_EQ(used_length(receive), 16U);
   EXPECT_EQ(std::memcmp(memory.at(room), "typed before there is room", 26), 0);
   receive.add({{room, 64, true}}, false);
   kick(receive_fd);
   device->type("later");
-  EXPECT_EQ(wait_used(receive).length, 5U);
+  EXPECT_EQ(used_length(receive), 5U);
   device->reset();
 }
 
