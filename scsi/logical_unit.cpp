@@ -69,7 +69,8 @@ LogicalUnit::LogicalUnit(EventLoop& loop, LoopThread& helper, const LunDirectory
       storage_(std::move(storage)),
       identity_(options.identity),
       limits_(limits_of(store_->geometry(), options)),
-      read_only_(options.read_only || store_->geometry().read_only) {}
+      read_only_(options.read_only || store_->geometry().read_only),
+      forget_aborted_(options.forget_aborted) {}
 
 LogicalUnit::~LogicalUnit() = default;
 

@@ -42,6 +42,8 @@ struct LogicalUnitOptions {
   std::uint32_t block_size = 512;            // bytes: 512 or 4096
   std::uint32_t physical_block_size = 4096;  // bytes; block_size or a power-of-two multiple
   bool read_only = false;
+  // For tests that must go red: an aborted task's range is free at once.
+  bool forget_aborted = false;
 };
 
 // The logical units beside this one, for REPORT LUNS.
@@ -198,6 +200,7 @@ class LogicalUnit {
   const Identity identity_;
   Limits limits_;
   const bool read_only_;
+  const bool forget_aborted_;
   std::unique_ptr<blockdev::IoChannel> channel_;
 
   ModeParameters mode_;

@@ -20,11 +20,11 @@ void LogicalUnit::drop(Task& task) {
   std::unique_ptr<Task> owned = take(task);
   owned->owner->dropped(*owned);
   owned->aborted = true;
-  if (owned->busy) {
-    ending_.emplace(owned->id, std::move(owned));
-  } else if (owned->range.held) {
+  if (owned->range.held && (!owned->busy || forget_aborted_)) {
+    owned->range.held = false;
     ranges_.release(owned->range);
   }
+  if (owned->busy) ending_.emplace(owned->id, std::move(owned));
 }
 
 void LogicalUnit::abort_where(auto&& meant) {

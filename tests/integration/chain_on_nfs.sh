@@ -2,13 +2,9 @@
 # A chain whose base is a file on the real nfs-ganesha, versions 3 and 4, while the server goes
 # away and comes back. The judge is a flat file that is changed alike.
 set -euo pipefail
-source "$(dirname "$0")/../lib/harness.sh"
-source "$(dirname "$0")/../lib/nbd_server.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
-
-in_own_network "$@"
-begin
-begin_nfs
+source "$(dirname "$0")/../lib/nbd_server.sh"
+begin_nfs "$@"
 need nbdkit nbdinfo nbdsh nbdcopy qemu-img jq
 need_space 512
 export PATH=/usr/bin:$PATH COWCHAIN_RUN=$work/run

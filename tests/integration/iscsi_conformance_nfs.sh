@@ -2,12 +2,8 @@
 # libiscsi's conformance suite against nas-scsi whose disk is a file on the real nfs-ganesha.
 # VERSION: of NFS, 3 or 4; FAMILY and OPTIONS: as iscsi_conformance.sh has them.
 set -euo pipefail
-source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
-
-in_own_network "$@"
-begin
-begin_nfs
+begin_nfs "$@"
 serve_nfs
 truncate -s 100M "$work/export/disk.img"
 status=0

@@ -5,12 +5,8 @@
 # OUTAGE: seconds; RESUME_MS: fails when writing goes on later after the server's return
 # (else it is only printed: the machine may be busy).
 set -euo pipefail
-source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
-
-in_own_network "$@"
-begin
-begin_nfs
+begin_nfs "$@"
 need iscsi-test-cu
 outage=${OUTAGE:-5} lease_ms=${LEASE:-3000}
 writer=$build/tests/integration/lease_writer nas_scsi=$build/scsi/tools/nas-scsi

@@ -2,12 +2,8 @@
 # What nas-scsi says when its disk on the real nfs-ganesha cannot be opened: server away, export
 # or file missing, no permission, in use; versions 3 and 4.
 set -euo pipefail
-source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
-
-in_own_network "$@"
-begin
-begin_nfs
+begin_nfs "$@"
 nas_scsi=$build/scsi/tools/nas-scsi
 
 refused() {  # refused URI TEXT

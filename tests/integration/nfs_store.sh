@@ -4,12 +4,8 @@
 # restarted under load, between WRITE and COMMIT: what it had not flushed is lost with it
 # (lossy_files). Without a look at the write verifier, the same must go red.
 set -euo pipefail
-source "$(dirname "$0")/../lib/harness.sh"
 source "$(dirname "$0")/../lib/nfs_server.sh"
-
-in_own_network "$@"
-begin
-begin_nfs
+begin_nfs "$@"
 load=$TIDEPOOL_BUILD/tests/integration/remote_load
 lossy=$TIDEPOOL_BUILD/tests/lib/lossy_files.so
 rounds=${ROUNDS:-4} operations=${OPS:-200} size=${SIZE:-16M}

@@ -1,13 +1,22 @@
 # shellcheck shell=bash
-# What the NFS integration scripts share, after harness.sh: nfs-ganesha in the background.
+# What the NFS integration scripts share: harness.sh, and nfs-ganesha in the background.
 #
-#   in_own_network "$@"       first of all: the script runs again in a network of its own,
-#                             with a /run and a portmapper of its own (version 3 wants one)
+#   begin_nfs "$@"            first of all: the script runs again in a network of its own, with a
+#                             /run and a portmapper of its own (version 3 wants one), and begins
 #   serve_nfs [PRELOAD]       until it answers; exports $work/export; $server is its process
 #   stop_nfs                  kills it
 #   nfs_uri VERSION FILE      of a file in $work/export
+#   start_proxy [OPTION...]   lib/nfs_proxy.py before the server; end_proxy: until all is through
+#   proxy_uri VERSION FILE    as nfs_uri, by way of the proxy
+#   add_host NAME             a host of its own (a network namespace) with a cable to the server's
+#                             network; nfs_uri names the server by $nfs_host from then on
+#   on_host NAME COMMAND...   in the background only: it takes the place of the shell
+#   cut_cable NAME, join_cable NAME
 
-server='' epoch=1000
+source "$(dirname "${BASH_SOURCE[0]}")/harness.sh"
+
+server='' epoch=1000 proxy='' nfs_host=127.0.0.1
+declare -A hosts=()
 
 in_own_network() {
   [[ -z ${IN_OWN_NETWORK:-} ]] || return 0
@@ -16,8 +25,14 @@ in_own_network() {
 
 nfs_uri() {
   case $1 in
-    3) echo "nfs://127.0.0.1$work/export/$2?version=3" ;;
-    4) echo "nfs://127.0.0.1/export/$2?version=4&nfsport=20490" ;;
+    3) echo "nfs://$nfs_host$work/export/$2?version=3" ;;
+    4) echo "nfs://$nfs_host/export/$2?version=4&nfsport=20490" ;;
+  esac
+}
+proxy_uri() {
+  case $1 in
+    3) echo "$(nfs_uri 3 "$2")&nfsport=20495" ;;
+    4) echo "nfs://127.0.0.1/export/$2?version=4&nfsport=20495" ;;
   esac
 }
 
@@ -27,7 +42,10 @@ nfs_answers() {
 } >/dev/null 2>&1
 
 begin_nfs() {
+  in_own_network "$@"
+  begin
   need ganesha.nfsd rpcbind ip
+  export PATH=/usr/bin:$PATH
   ip link set lo up
   mount -t tmpfs tmpfs /run  # ours alone, gone with the namespace
   mkdir -p /run/rpcbind "$work/export" "$work/recovery"
@@ -63,4 +81,43 @@ stop_nfs() {
   wait "$server" 2>/dev/null || true
   for entry in "${children[@]}"; do [[ $entry == "$server" ]] || kept+=("$entry"); done
   children=("${kept[@]}")
+}
+
+add_host() {
+  local name=$1 number=$((${#hosts[@]} + 1)) server_side=to-$1
+  nfs_host=10.77.0.1
+  [[ $number -gt 1 ]] || ip address add "$nfs_host/32" dev lo
+  unshare --net sleep infinity &
+  hosts[$name]=$!
+  children+=($!)
+  # Until it has left our network.
+  wait_until 20 other_network "$!" || fail "no network for host $name"
+  ip link add "$server_side" type veth peer name cable netns "$!"
+  ip address add "10.77.$number.1/24" dev "$server_side"
+  ip link set "$server_side" up
+  (on_host "$name" ip link set lo up)
+  (on_host "$name" ip address add "10.77.$number.2/24" dev cable)
+  (on_host "$name" ip link set cable up)
+  (on_host "$name" ip route add "$nfs_host" via "10.77.$number.1")
+}
+other_network() { [[ $(readlink "/proc/$1/ns/net") != $(readlink /proc/self/ns/net) ]]; }
+on_host() {
+  local name=$1
+  shift
+  exec nsenter --target "${hosts[$name]}" --net -- "$@"
+}
+cut_cable() { ip link set "to-$1" down; }
+join_cable() { ip link set "to-$1" up; }
+
+start_proxy() {
+  rm -f "$work/proxy.log"
+  python3 "$(dirname "${BASH_SOURCE[0]}")/nfs_proxy.py" --listen 20495 --server 20490 "$@" \
+    >"$work/proxy.log" 2>&1 &
+  proxy=$!
+  children+=("$proxy")
+  wait_until 60 grep -qs ready "$work/proxy.log" || fail "the proxy: $(cat "$work/proxy.log")"
+}
+end_proxy() {
+  kill "$proxy"
+  wait "$proxy" || fail "the proxy: $(cat "$work/proxy.log")"
 }
