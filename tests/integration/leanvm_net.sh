@@ -1,6 +1,7 @@
 #!/bin/bash
-# leanvm's network card on a tap interface: the test guest sends back what it gets; the
-# judge is a raw socket on the interface, in a network namespace of the script's own.
+# leanvm's network card on a tap interface: the test guest sends back what it gets, also
+# when it was saved meanwhile; the judge is a raw socket on the interface, in a network
+# namespace of the script's own.
 if [[ ${1:-} != inside && $EUID -eq 0 ]]; then
   exec unshare --net "$0" inside
 fi
@@ -16,7 +17,8 @@ cd "$work"
 choose_seed
 
 cat >judge.py <<'END'
-"""judge.py INTERFACE ADDRESS COUNT SEED: each packet must come back, whole and in order."""
+"""judge.py INTERFACE ADDRESS COUNT SEED [more]: each packet must come back, whole and in order.
+The guest is told when it is over, unless there is more."""
 import random, socket, struct, sys
 interface, address, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 guest = bytes.fromhex(address.replace(':', ''))
@@ -43,7 +45,8 @@ for i in range(count):
         come_back()
 while sent:
     come_back()
-s.send(guest + here + b'\x88\xb6' + bytes(46))
+if len(sys.argv) < 6:
+    s.send(guest + here + b'\x88\xb6' + bytes(46))
 print('the same', count)
 END
 
@@ -52,18 +55,35 @@ ip link set lo up
 sysctl -qw net.ipv6.conf.tap0.disable_ipv6=1
 ip link set tap0 up
 address=52:54:00:12:34:56
-timeout 500 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=net \
-  --net "tap=tap0,mac=$address" --name net-$$ </dev/null >guest.log 2>guest.err &
-vm=$!
-children+=("$vm")
+start() {  # start VERB ARGUMENT...: the machine, in a new process
+  timeout 500 "$leanvm" "$@" </dev/null >>guest.log 2>>guest.err &
+  vm=$!
+  children=("$vm")
+}
+start run --kernel "$kernel" --memory 32M --cmdline test=net \
+  --net "tap=tap0,mac=$address" --name net-$$
 heard() { grep -q "mergeable $1" guest.log || ! kill -0 "$vm" 2>/dev/null; }
 wait_until 120 heard 0 || fail "the guest does not listen: $(cat guest.log guest.err)"
 [[ $("$leanvm" info --json net-$$ | jq -r '.nets[0].mac') == "$address" ]] || fail "info"
-for mode in 0 1; do
-  wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
-  python3 judge.py tap0 "$address" "${COUNT:-200}" "$seed" >judge.log 2>&1 ||
+# The restored machine has the interface, and the host knows.
+is_connected() {
+  "$leanvm" info net-$$ >/dev/null 2>&1 && ip -oneline link show tap0 | grep -q 'LOWER_UP.* state UP'
+}
+echo_packets() {  # echo_packets [more]
+  python3 judge.py tap0 "$address" "${COUNT:-200}" "$seed" "$@" >judge.log 2>&1 ||
     fail "mode $mode: $(cat judge.log guest.log guest.err)"
   say "mode $mode: $(cat judge.log)"
+}
+for mode in 0 1; do
+  wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
+  for round in 1 2 3; do
+    echo_packets more
+    "$leanvm" save net-$$ state || fail "cannot be saved: $(cat guest.err)"
+    wait "$vm" || fail "saved: exit status $?: $(cat guest.err)"
+    start restore state
+    wait_until 120 is_connected || fail "restored: $(cat guest.err)"
+  done
+  echo_packets
 done
 status=0
 wait "$vm" || status=$?
