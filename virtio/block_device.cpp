@@ -18,8 +18,16 @@ constexpr std::uint16_t most_queues = 64;
 // The header and the status take a piece each.
 constexpr std::uint32_t most_data_segments = Chain::most_segments - 2;
 constexpr std::size_t config_bytes = 60;
+// What drivers take as a disk's block: not less than a sector, not more than a page.
+constexpr std::uint32_t largest_block = 4096;  // bytes
 
 constexpr std::uint64_t bit(unsigned number) { return std::uint64_t{1} << number; }
+
+// A store may be read and written in single bytes, as a chain can: a driver that is told
+// so leaves the disk alone.
+std::uint32_t block_of(const blockdev::Geometry& geometry) {
+  return std::max<std::uint32_t>(geometry.logical_block, sector_bytes);
+}
 
 }  // namespace
 
@@ -36,6 +44,12 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(
     return fail(ErrorKind::invalid_argument,
                 "'{}': a queue of {} entries is asked for, it must be a power of two up to {}",
                 store->name(), options.queue_size, most_queue_entries);
+  }
+  if (const auto block = block_of(store->geometry()); block > largest_block) {
+    return fail(ErrorKind::unsupported,
+                "'{}' is read and written in blocks of {} bytes: a disk of a guest has at "
+                "most {}",
+                store->name(), block, largest_block);
   }
   std::unique_ptr<BlockDevice> device(new BlockDevice(std::move(store), std::move(options)));
   for (unsigned i = 0; i < device->options_.queues; ++i) {
@@ -67,10 +81,11 @@ std::vector<std::uint16_t> BlockDevice::queue_sizes() const {
 void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> out) const {
   const blockdev::Geometry geometry = store_->geometry();
   std::array<std::byte, config_bytes> config{};
-  const std::uint32_t alignment = geometry.logical_block / sector_bytes;
+  const std::uint32_t block = block_of(geometry);
+  const auto alignment = static_cast<std::uint32_t>(block / sector_bytes);
   store_le64(&config[offsetof(virtio_blk_config, capacity)], geometry.size / sector_bytes);
   store_le32(&config[offsetof(virtio_blk_config, seg_max)], most_data_segments);
-  store_le32(&config[offsetof(virtio_blk_config, blk_size)], geometry.logical_block);
+  store_le32(&config[offsetof(virtio_blk_config, blk_size)], block);
   store_le16(&config[offsetof(virtio_blk_config, num_queues)], options_.queues);
   store_le32(&config[offsetof(virtio_blk_config, max_discard_sectors)], most_range_sectors);
   store_le32(&config[offsetof(virtio_blk_config, max_discard_seg)], most_ranges);

@@ -9,6 +9,9 @@
 //
 // The driver's headers are checked by the port's kernel, which copies them first.
 //
+// Saved, it is its address and its queues: packets that were on their way are lost, as on
+// a wire. Its port must be one that another process can take up.
+//
 // Limits: no control queue, so no filters and one pair of queues; received packets are
 // copied once on their way.
 #pragma once
@@ -31,6 +34,7 @@ class NetDevice final : public OneThreadDevice {
 
   std::uint32_t id() const override;
   std::uint64_t features() const override;
+  bool can_be_saved() const override { return true; }
   void read_config(std::uint64_t offset, std::span<std::byte> out) const override;
   Result<> start(DeviceStart start) override;
 

@@ -44,7 +44,8 @@ const MachineSetup sample_setup{.name = "name",
                                 .cpus = 2,
                                 .memory = 1 << 20,
                                 .console = "serial",
-                                .disks = {"/disk,raw"}};
+                                .disks = {"/disk,raw"},
+                                .nets = {"tap=tap0,mac=52:54:00:12:34:56"}};
 
 void append(Input& file, RecordKind kind, std::span<const std::byte> content) {
   RecordHeader header{.kind = kind, .length = content.size()};

@@ -1,6 +1,7 @@
 #!/bin/bash
-# leanvm's network card on a tap interface: the test guest sends back what it gets; the
-# judge is a raw socket on the interface, in a network namespace of the script's own.
+# leanvm's network card on a tap interface: the test guest sends back what it gets, also
+# when it was saved meanwhile; the judge is a raw socket on the interface, in a network
+# namespace of the script's own.
 if [[ ${1:-} != inside && $EUID -eq 0 ]]; then
   exec unshare --net "$0" inside
 fi
@@ -21,18 +22,35 @@ ip link set lo up
 sysctl -qw net.ipv6.conf.tap0.disable_ipv6=1
 ip link set tap0 up
 address=52:54:00:12:34:56
-timeout 500 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=net \
-  --net "tap=tap0,mac=$address" --name net-$$ </dev/null >guest.log 2>guest.err &
-vm=$!
-children+=("$vm")
+start() {  # start VERB ARGUMENT...: the machine, in a new process
+  timeout 500 "$leanvm" "$@" </dev/null >>guest.log 2>>guest.err &
+  vm=$!
+  children=("$vm")
+}
+start run --kernel "$kernel" --memory 32M --cmdline test=net \
+  --net "tap=tap0,mac=$address" --name net-$$
 heard() { grep -q "mergeable $1" guest.log || ! kill -0 "$vm" 2>/dev/null; }
 wait_until 120 heard 0 || fail "the guest does not listen: $(cat guest.log guest.err)"
 [[ $("$leanvm" info --json net-$$ | jq -r '.nets[0].mac') == "$address" ]] || fail "info"
-for mode in 0 1; do
-  wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
-  python3 "$judge" tap0 "$address" "${COUNT:-200}" "$seed" end >judge.log 2>&1 ||
+# The restored machine has the interface, and the host knows.
+is_connected() {
+  "$leanvm" info net-$$ >/dev/null 2>&1 && ip -oneline link show tap0 | grep -q 'LOWER_UP.* state UP'
+}
+echo_packets() {  # echo_packets [end]
+  python3 "$judge" tap0 "$address" "${COUNT:-200}" "$seed" "$@" >judge.log 2>&1 ||
     fail "mode $mode: $(cat judge.log guest.log guest.err)"
   say "mode $mode: $(cat judge.log)"
+}
+for mode in 0 1; do
+  wait_until 120 heard "$mode" || fail "the guest does not listen: $(cat guest.log guest.err)"
+  for round in 1 2 3; do
+    echo_packets
+    "$leanvm" save net-$$ state || fail "cannot be saved: $(cat guest.err)"
+    wait "$vm" || fail "saved: exit status $?: $(cat guest.err)"
+    start restore state
+    wait_until 120 is_connected || fail "restored: $(cat guest.err)"
+  done
+  echo_packets end
 done
 status=0
 wait "$vm" || status=$?

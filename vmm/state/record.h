@@ -24,7 +24,7 @@ enum class RecordKind : std::uint16_t {
   end = 6,
 };
 
-inline constexpr std::uint32_t state_version = 1;  // of the file
+inline constexpr std::uint32_t state_version = 2;  // of the file
 inline constexpr std::uint16_t record_version = 1;
 inline constexpr std::size_t file_header_bytes = 24, record_header_bytes = 24;
 inline constexpr std::uint64_t most_record_bytes = 4ULL << 20;  // of its content

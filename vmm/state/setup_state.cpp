@@ -14,8 +14,10 @@ std::vector<std::byte> encode(const MachineSetup& setup) {
   out.u32(setup.cpus);
   out.u64(setup.memory);
   out.u8(setup.no_reboot ? 1 : 0);
-  out.u16(static_cast<std::uint16_t>(setup.disks.size()));
-  for (const std::string& disk : setup.disks) out.text(disk);
+  for (const auto* parts : {&setup.disks, &setup.nets}) {
+    out.u16(static_cast<std::uint16_t>(parts->size()));
+    for (const std::string& part : *parts) out.text(part);
+  }
   return bytes;
 }
 
@@ -30,8 +32,10 @@ std::optional<MachineSetup> decode_setup(std::span<const std::byte> bytes) {
   setup.memory = in.u64();
   const std::uint8_t no_reboot = in.u8();
   setup.no_reboot = no_reboot == 1;
-  const std::uint16_t disks = in.u16();
-  for (std::uint16_t i = 0; i < disks && in.ok(); ++i) setup.disks.emplace_back(in.text());
+  for (auto* parts : {&setup.disks, &setup.nets}) {
+    const std::uint16_t count = in.u16();
+    for (std::uint16_t i = 0; i < count && in.ok(); ++i) parts->emplace_back(in.text());
+  }
   if (!in.ok() || !in.at_end() || no_reboot > 1) return std::nullopt;
   return setup;
 }

@@ -17,7 +17,7 @@ struct MachineSetup {
   std::uint64_t memory = 0;  // bytes
   std::string console;
   bool no_reboot = false;
-  std::vector<std::string> disks;  // as they were asked for
+  std::vector<std::string> disks, nets;  // as they were asked for, cards with their address
 };
 
 std::vector<std::byte> encode(const MachineSetup& setup);

@@ -142,17 +142,23 @@ std::string everywhere(const std::string& path) {
   return std::filesystem::absolute(path).native();
 }
 
-MachineSetup setup_of(const Arguments& a, std::uint64_t memory) {
+MachineSetup setup_of(const Arguments& a, const MachineConfig& config) {
   MachineSetup setup{.name = a.name,
                      .kernel = everywhere(a.kernel),
                      .initrd = everywhere(a.initrd),
                      .command_line = a.command_line,
                      .cpus = a.cpus,
-                     .memory = memory,
+                     .memory = config.memory,
                      .console = a.console,
                      .no_reboot = a.no_reboot,
-                     .disks = {}};
+                     .disks = {},
+                     .nets = {}};
   for (const std::string& disk : a.disks) setup.disks.push_back(everywhere(disk));
+  // The guest knows its cards' addresses: those by chance must stay as well.
+  for (std::size_t i = 0; i < a.nets.size(); ++i) {
+    setup.nets.push_back(fmt::format("{},mac={}", a.nets[i].substr(0, a.nets[i].find(',')),
+                                     virtio::to_string(config.nets[i].address)));
+  }
   return setup;
 }
 
@@ -165,6 +171,7 @@ Arguments arguments_of(const MachineSetup& setup) {
   a.console = setup.console;
   a.cpus = setup.cpus;
   a.disks = setup.disks;
+  a.nets = setup.nets;
   a.name = setup.name;
   a.no_reboot = setup.no_reboot;
   return a;
@@ -205,13 +212,13 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
                          std::unique_ptr<StateReader> saved) {
   auto config = configure(a);
   if (!config) return std::unexpected(config.error());
-  const std::uint64_t memory = config->memory;
+  MachineSetup setup = setup_of(a, *config);
   auto machine = saved != nullptr ? Machine::restore(std::move(*config), *saved)
                                   : Machine::create(std::move(*config));
   saved.reset();
   if (!machine) return std::unexpected(machine.error());
   Machine& running = **machine;
-  auto service = MachineService::start(running, setup_of(a, memory));
+  auto service = MachineService::start(running, std::move(setup));
   if (!service) return std::unexpected(service.error());
   signals.watch([&] { running.stop(); });
   Result<Outcome> outcome;

@@ -13,8 +13,10 @@
 #include <mutex>
 #include <random>
 
+#include "base/byte_order.h"
 #include "blockdev/stores/file_store.h"
 #include "tests/lib/fault_store.h"
+#include "tests/lib/null_store.h"
 #include "tests/lib/queue_driver.h"
 
 namespace tidepool::virtio {
@@ -286,6 +288,37 @@ TEST_P(BlockDeviceTest, ALieBreaksItAndAResetMendsIt) {
   EXPECT_FALSE(broken().empty());
   open();
   EXPECT_EQ(run(VIRTIO_BLK_T_IN, 0, {{data, 512, true}}), 0U);
+}
+
+// Linux leaves a disk alone whose block is smaller than a sector or larger than a page: a
+// chain, which is read and written in single bytes, must not say so.
+TEST(BlockDeviceGeometry, ItsBlockIsOneThatDriversTake) {
+  struct BlockedStore : test::NullStore {
+    std::uint32_t block;
+    explicit BlockedStore(std::uint32_t bytes) : NullStore(disk_bytes), block(bytes) {}
+    blockdev::Geometry geometry() const override {
+      blockdev::Geometry geometry = NullStore::geometry();
+      geometry.logical_block = block;
+      return geometry;
+    }
+  };
+  struct Case {
+    std::uint32_t store, shown;
+  };
+  for (const Case& c : {Case{1, 512}, Case{64, 512}, Case{512, 512}, Case{4096, 4096}}) {
+    SCOPED_TRACE(c.store);
+    const auto device = BlockDevice::create(std::make_shared<BlockedStore>(c.store), {});
+    ASSERT_TRUE(device);
+    std::array<std::byte, sizeof(virtio_blk_config)> config;
+    (*device)->read_config(0, config);
+    EXPECT_EQ(load_le32(&config[offsetof(virtio_blk_config, blk_size)]), c.shown);
+    EXPECT_EQ(load_le32(&config[offsetof(virtio_blk_config, discard_sector_alignment)]),
+              c.shown / 512);
+    EXPECT_EQ(load_le64(&config[offsetof(virtio_blk_config, capacity)]), disk_bytes / 512);
+  }
+  const auto refused = BlockDevice::create(std::make_shared<BlockedStore>(8192), {});
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("blocks of 8192 bytes"), std::string::npos);
 }
 
 // A driver that does not flush gets every write stable.
