@@ -230,7 +230,8 @@ ControlServer::ControlServer(std::string socket_path, std::unique_ptr<httplib::S
     : socket_path_(std::move(socket_path)), server_(std::move(server)) {}
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& socket_path,
-                                                            std::vector<ControlRoute> routes) {
+                                                            std::vector<ControlRoute> routes,
+                                                            std::function<void()> on_thread) {
   if (const auto address = address_of(socket_path); !address)
     return std::unexpected(address.error());
   const auto directory = std::filesystem::path(socket_path).parent_path();
@@ -258,7 +259,10 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& s
   sigset_t all, previous;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
-  control->thread_ = std::thread([http = control->server_.get()] { http->listen_after_bind(); });
+  control->thread_ = std::thread([http = control->server_.get(), on_thread = std::move(on_thread)] {
+    if (on_thread) on_thread();
+    http->listen_after_bind();
+  });
   pthread_sigmask(SIG_SETMASK, &previous, nullptr);
   // stop() before the loop runs would be lost.
   while (!control->server_->is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -57,6 +57,7 @@ class ForeignDevice final : public Device {
   std::vector<QueuePosition> positions() const override { return positions_; }
   std::vector<MemoryWriter*> writers() override { return {}; }
   std::string untracked_writer() const override { return name_; }
+  void on_each_thread(const std::function<void()>& task) override;
 
  private:
   ForeignDevice(std::string socket, ForeignOptions options);
@@ -98,6 +99,7 @@ class ForeignDevice final : public Device {
   bool served_ = false;               // by some back end, since it was started
   UniqueFd inflight_file_;
   std::optional<Inflight> inflight_;
+  std::function<void()> task_;  // for the thread; empty: none
 
   std::atomic<bool> stopping_{false};
   std::thread thread_;

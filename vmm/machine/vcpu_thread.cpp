@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <mutex>
 
+#include "vmm/sandbox/confinement.h"
+
 namespace tidepool::vmm {
 
 namespace {
@@ -76,6 +78,10 @@ void VcpuThread::wait_until_stopped() {
 }
 
 void VcpuThread::run() {
+  if (world_.confined) {
+    if (auto confined = confine_thread(ThreadKind::vcpu); !confined)
+      world_.on_failure(confined.error());
+  }
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return wanted_ != State::stopped; });

@@ -13,12 +13,14 @@
 #include <vector>
 
 #include "base/file_limit.h"
+#include "base/log.h"
 #include "base/size_text.h"
 #include "base/text_table.h"
 #include "blockdev/chain/open_disk.h"
 #include "virtio/tap_port.h"
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
+#include "vmm/sandbox/confinement.h"
 #include "vmm/tools/terminal.h"
 
 namespace tidepool::tools {
@@ -107,6 +109,7 @@ Result<MachineConfig> configure(const Arguments& a) {
   MachineConfig config{.boot = {a.kernel, a.initrd, a.command_line},
                        .cpus = a.cpus,
                        .console = a.console == "virtio" ? ConsoleKind::virtio : ConsoleKind::serial,
+                       .confined = true,
                        .output = print};
   auto memory = parse_size(a.memory);
   if (!memory) return std::unexpected(memory.error());
@@ -182,9 +185,14 @@ class EndingSignals {
   // `on_signal` until the object goes.
   void watch(std::function<void()> on_signal) {
     thread_ = std::thread([this, on_signal = std::move(on_signal)] {
+      if (auto confined = confine_thread(ThreadKind::terminal); !confined) {
+        log().error("{}", confined.error().message);
+        return on_signal();
+      }
       int number = 0;
       while (::sigwait(&set_, &number) == 0 && number != end_watch()) on_signal();
     });
+    ::pthread_setname_np(thread_.native_handle(), "signals");
   }
   void end() {
     if (!thread_.joinable()) return;
@@ -228,6 +236,7 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
 int run_machine(Arguments a, std::unique_ptr<StateReader> saved) {
   if (a.name.empty()) a.name = fmt::format("vm-{}", ::getpid());
   if (auto good = check_machine_name(a.name); !good) return report(good.error()), exit_usage;
+  if (auto confined = confine_process(); !confined) return report(confined.error());
   EndingSignals signals;
   for (;;) {
     auto outcome = run_once(a, signals, std::exchange(saved, nullptr));

@@ -8,6 +8,9 @@
 #include <cerrno>
 #include <string>
 
+#include "base/log.h"
+#include "vmm/sandbox/confinement.h"
+
 namespace tidepool::tools {
 
 Keyboard::Keyboard(std::function<void(std::string_view)> type, std::function<void()> escape)
@@ -23,6 +26,7 @@ Keyboard::Keyboard(std::function<void(std::string_view)> type, std::function<voi
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread([this] { read_keys(); });
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  ::pthread_setname_np(thread_.native_handle(), "keyboard");
 }
 
 Keyboard::~Keyboard() {
@@ -33,6 +37,10 @@ Keyboard::~Keyboard() {
 }
 
 void Keyboard::read_keys() {
+  if (auto confined = vmm::confine_thread(vmm::ThreadKind::terminal); !confined) {
+    log().error("{}", confined.error().message);
+    return escape_();
+  }
   std::string buffer(4096, '\0');
   for (;;) {
     pollfd entries[] = {{.fd = wake_.get(), .events = POLLIN, .revents = 0},
