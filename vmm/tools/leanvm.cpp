@@ -21,6 +21,7 @@
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/confinement.h"
+#include "vmm/tools/run_config.h"
 #include "vmm/tools/terminal.h"
 
 namespace tidepool::tools {
@@ -42,7 +43,7 @@ struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
   std::vector<std::string> disks, nets;
-  std::string name, file;
+  std::string name, file, config;
   bool no_reboot = false, as_json = false, now = false;
 };
 
@@ -319,9 +320,35 @@ int tell(const Arguments& a, const char* action) {
   return told ? exit_ok : report(told.error());
 }
 
+// Where the command line says nothing, the file of --config does.
+Result<> complete(Arguments& a, const CLI::App& run) {
+  RunConfig config;
+  if (!a.config.empty()) {
+    auto read = read_run_config(a.config);
+    if (!read) return std::unexpected(read.error());
+    config = std::move(*read);
+  }
+  const auto take = [&](const char* option, auto& into, auto& from) {
+    if (from && run.count(option) == 0) into = std::move(*from);
+  };
+  take("--kernel", a.kernel, config.kernel);
+  take("--initrd", a.initrd, config.initrd);
+  take("--cmdline", a.command_line, config.command_line);
+  take("--cpus", a.cpus, config.cpus);
+  take("--memory", a.memory, config.memory);
+  take("--disk", a.disks, config.disks);
+  take("--net", a.nets, config.nets);
+  take("--console", a.console, config.console);
+  take("--name", a.name, config.name);
+  take("--no-reboot", a.no_reboot, config.no_reboot);
+  if (!a.kernel.empty()) return {};
+  return fail(ErrorKind::invalid_argument, "run: --kernel is needed, here or in --config's file");
+}
+
 CLI::App* add_run(CLI::App& app, Arguments& a) {
   CLI::App* const run = app.add_subcommand("run", "Run a machine until it turns itself off");
-  run->add_option("--kernel", a.kernel, "A bzImage, or an ELF image with a PVH entry")->required();
+  run->add_option("--config", a.config, "A JSON file of options; those given here win");
+  run->add_option("--kernel", a.kernel, "A bzImage, or an ELF image with a PVH entry");
   run->add_option("--initrd", a.initrd, "The first root file system");
   run->add_option("--cmdline", a.command_line, "The kernel's command line");
   run->add_option("--cpus", a.cpus, "How many vCPUs (default 1)");
@@ -372,6 +399,8 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
   }
   if (run->parsed()) {
+    if (auto completed = complete(a, *run); !completed)
+      return report(completed.error()), exit_usage;
     raise_file_limit();
     return run_machine(a, nullptr);
   }
