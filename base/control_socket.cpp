@@ -217,7 +217,8 @@ ControlServer::ControlServer(std::string socket_path, std::unique_ptr<httplib::S
     : socket_path_(std::move(socket_path)), server_(std::move(server)) {}
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& socket_path,
-                                                            std::vector<ControlRoute> routes) {
+                                                            std::vector<ControlRoute> routes,
+                                                            std::function<void()> on_thread) {
   if (const auto address = unix_address(socket_path); !address)
     return std::unexpected(address.error());
   const auto directory = std::filesystem::path(socket_path).parent_path();
@@ -242,8 +243,11 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& s
                       fmt::format("control socket {}: cannot listen", socket_path));
 
   auto control = std::unique_ptr<ControlServer>(new ControlServer(socket_path, std::move(server)));
-  control->thread_ =
-      start_quiet_thread("control", [http = control->server_.get()] { http->listen_after_bind(); });
+  control->thread_ = start_quiet_thread(
+      "control", [http = control->server_.get(), on_thread = std::move(on_thread)] {
+        if (on_thread) on_thread();
+        http->listen_after_bind();
+      });
   // stop() before the loop runs would be lost.
   while (!control->server_->is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return control;

@@ -50,8 +50,10 @@ class ControlServer {
  public:
   // Listening when it returns. The socket's directory is created (0700) if
   // missing. A socket that another program answers on is ErrorKind::busy.
+  // on_thread: called on the first of the server's threads, which makes the others.
   static Result<std::unique_ptr<ControlServer>> start(const std::string& socket_path,
-                                                      std::vector<ControlRoute> routes);
+                                                      std::vector<ControlRoute> routes,
+                                                      std::function<void()> on_thread = {});
   ~ControlServer();  // waits for the running handlers, removes the socket file
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;

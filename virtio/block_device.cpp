@@ -139,4 +139,8 @@ std::vector<MemoryWriter*> BlockDevice::writers() {
   return writers;
 }
 
+void BlockDevice::on_each_thread(const std::function<void()>& task) {
+  for (auto& queue : queues_) queue->on_thread(task);
+}
+
 }  // namespace tidepool::virtio

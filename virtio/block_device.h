@@ -45,6 +45,7 @@ class BlockDevice final : public Device {
   std::vector<QueuePosition> positions() const override;
   bool can_be_saved() const override { return true; }
   std::vector<MemoryWriter*> writers() override;
+  void on_each_thread(const std::function<void()>& task) override;
 
  private:
   BlockDevice(std::shared_ptr<blockdev::BlockStore> store, BlockOptions options);

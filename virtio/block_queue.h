@@ -33,6 +33,7 @@ class BlockQueue {
   void resume();
   void reset();  // of a quiet queue
   QueuePosition position() const { return position_; }
+  void on_thread(const std::function<void()>& task) { thread_->call(task); }
 
  private:
   struct Slot : blockdev::IoRequest {

@@ -83,6 +83,8 @@ class Device {
   virtual bool restore(std::span<const std::byte> saved) { return saved.empty(); }
   // Those that write to guest memory for the device, as long as it lives.
   virtual std::vector<MemoryWriter*> writers() = 0;
+  // Runs the task on each thread of the device's, one after the other; returns when all have.
+  virtual void on_each_thread(const std::function<void()>& task) = 0;
   // Who writes to it without telling, for messages; empty: nobody.
   virtual std::string untracked_writer() const { return {}; }
 };

@@ -25,6 +25,7 @@ class OneThreadDevice : public Device {
   void reset() override;
   std::vector<QueuePosition> positions() const override { return positions_; }
   std::vector<MemoryWriter*> writers() override { return {&writer_}; }
+  void on_each_thread(const std::function<void()>& task) override { thread_->call(task); }
 
  protected:
   OneThreadDevice(const std::string& name, unsigned queues, std::uint16_t queue_size);

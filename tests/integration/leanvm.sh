@@ -143,6 +143,26 @@ for verb in info pause resume stop; do
 done
 say "verbs: passed"
 
+# A file says what the command line does; what both say, the command line decides.
+truncate -s 8M config.img
+cat >config.json <<END
+{"kernel": "$kernel", "memory": "32M", "cpus": 2, "cmdline": "test=disk", "no-reboot": true,
+ "name": "configured", "disk": ["config.img,raw"]}
+END
+status=0
+timeout 300 "$leanvm" run --config config.json </dev/null >config 2>&1 || status=$?
+[[ $status -eq 0 ]] && grep -qx 'testguest: passed' config || fail "config: $(cat config)"
+has_pattern config.img || fail "config: other data"
+timeout 300 "$leanvm" run --config config.json --cmdline test=button --name named </dev/null >config 2>&1 &
+configured=$!
+children+=("$configured")
+wait_until 60 grep -q waiting config || fail "config: $(cat config)"
+[[ $("$leanvm" info named --json | jq -c '[.cpus, .memory, .disks[0].size]') == "[2,$((32 << 20)),$((8 << 20))]" ]] ||
+  fail "config: $("$leanvm" info named --json)"
+"$leanvm" stop named
+wait "$configured" || fail "config: $(cat config)"
+say "config: passed"
+
 # refused WHAT STATUS PATTERN ARGUMENT...
 refused() {
   local what=$1 want=$2 pattern=$3 status=0
@@ -182,6 +202,12 @@ refused "too many queues" 1 "65 queues are asked for" --kernel "$kernel" --disk 
 refused "no queues" 1 "is not a number of queues" --kernel "$kernel" --disk raw.img,raw,queues=x
 refused "no name" 2 "is no name for a machine" --kernel "$kernel" --name ../x
 refused "no kernel named" 2 "--kernel" --memory 32M
+refused "no such configuration" 2 "cannot read the configuration 'none.json'" --config none.json
+echo '{"kernel": "x", "disks": []}' >wrong.json
+refused "an unknown key" 2 '"disks" is no key' --config wrong.json
+echo '{"memory": "32M"}' >wrong.json
+refused "no kernel in a file" 2 "--kernel is needed" --config wrong.json
+refused "a directory as configuration" 2 "cannot read the configuration" --config .
 refused "an unknown option" 2 "--nothing" --kernel "$kernel" --nothing
 if unshare --mount true 2>/dev/null; then
   status=0

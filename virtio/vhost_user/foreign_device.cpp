@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <future>
+#include <utility>
 
 #include "base/byte_order.h"
 #include "base/log.h"
@@ -75,6 +77,19 @@ ForeignDevice::~ForeignDevice() {
   stopping_ = true;
   wake();
   if (thread_.joinable()) thread_.join();
+}
+
+void ForeignDevice::on_each_thread(const std::function<void()>& task) {
+  std::promise<void> done;
+  {
+    const std::lock_guard lock(mutex_);
+    task_ = [&] {
+      task();
+      done.set_value();
+    };
+  }
+  wake();
+  done.get_future().wait();
 }
 
 void ForeignDevice::wake() {
@@ -323,6 +338,7 @@ void ForeignDevice::watch() {
     if (::poll(events.data(), events.size(), lost ? retry_interval : -1) < 0) continue;
     std::unique_lock lock(mutex_);
     if (events[0].revents != 0) drain(wakeup_.get());
+    if (task_) std::exchange(task_, nullptr)();
     for (std::size_t i = 0; i < calls_.size(); ++i) {
       if (events[i + 1].revents == 0) continue;
       drain(calls_[i].get());

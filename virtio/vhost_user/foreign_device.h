@@ -61,6 +61,7 @@ class ForeignDevice final : public Device {
   std::vector<QueuePosition> positions() const override { return positions_; }
   std::vector<MemoryWriter*> writers() override { return {}; }
   std::string untracked_writer() const override { return name_; }
+  void on_each_thread(const std::function<void()>& task) override;
 
  private:
   ForeignDevice(std::string socket, ForeignOptions options);
@@ -105,6 +106,7 @@ class ForeignDevice final : public Device {
   std::optional<Inflight> inflight_;
   bool telling_ = false;  // that it is broken: reset() waits for the end of that
   std::condition_variable told_;
+  std::function<void()> task_;  // for the thread; empty: none
 
   std::atomic<bool> stopping_{false};
   std::thread thread_;

@@ -1,6 +1,7 @@
 #include "vmm/control/machine_service.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,6 +9,9 @@
 #include <cerrno>
 #include <filesystem>
 #include <utility>
+
+#include "base/log.h"
+#include "vmm/sandbox/confinement.h"
 
 namespace tidepool::vmm {
 
@@ -50,6 +54,16 @@ json describe(Machine& machine, const std::string& name) {
           {"nets", nets},
           {"exits", machine.exits()},
           {"memory_writers", machine.writers().names()}};
+}
+
+// One that cannot be confined is to end: what its socket is told might be hostile.
+void confine_control(Machine& machine) {
+  ::pthread_setname_np(::pthread_self(), "control");
+  if (!machine.config().confined) return;
+  auto confined = confine_thread(ThreadKind::control);
+  if (confined) return;
+  log().error("{}", confined.error().message);
+  machine.stop();
 }
 
 Result<ControlReply> done(const Result<>& result) {
@@ -99,7 +113,8 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
          return done(machine.save(setup, file->second));
        }},
   };
-  auto server = ControlServer::start(socket_path(name), std::move(routes));
+  auto server = ControlServer::start(socket_path(name), std::move(routes),
+                                     [&machine] { confine_control(machine); });
   if (server) return std::unique_ptr<MachineService>(new MachineService(std::move(*server)));
   if (server.error().kind != ErrorKind::busy) return std::unexpected(server.error());
   return fail(ErrorKind::busy, "a machine with the name '{}' runs already", name);

@@ -127,8 +127,15 @@ Result<> Machine::add_board(const BoardState& state) {
   return {};
 }
 
-Result<> Machine::add_device(std::unique_ptr<virtio::Device> device) {
+Result<> Machine::add_device(std::unique_ptr<virtio::Device> device, ThreadKind kind) {
   device->connect(ram_->map());
+  Result<> confined;
+  if (config_.confined) {
+    device->on_each_thread([&] {
+      if (confined) confined = confine_thread(kind);
+    });
+  }
+  if (!confined) return confined;
   for (virtio::MemoryWriter* writer : device->writers()) writers_.add(*writer);
   if (auto untracked = device->untracked_writer(); !untracked.empty()) {
     writers_.add_untracked(untracked);
@@ -145,7 +152,7 @@ Result<> Machine::add_foreign(const std::string& socket,
                               virtio::vhost_user::ForeignOptions options) {
   auto device = virtio::vhost_user::ForeignDevice::create(socket, std::move(options));
   if (!device) return std::unexpected(device.error());
-  return add_device(std::move(*device));
+  return add_device(std::move(*device), ThreadKind::back_end);
 }
 
 Result<> Machine::add_devices() {
@@ -197,7 +204,7 @@ Result<> Machine::add_vcpus(const MachineState* state) {
   if (!cpuid) return std::unexpected(cpuid.error());
   world_ = std::make_unique<VcpuWorld>(
       VcpuWorld{ports_, memory_bus_, [this] { end(Outcome::reset); },
-                [this](Error error) { end(std::unexpected(std::move(error))); }});
+                [this](Error error) { end(std::unexpected(std::move(error))); }, config_.confined});
   for (unsigned id = 0; id < config_.cpus; ++id) {
     auto vcpu = vm_->create_vcpu(id);
     if (!vcpu) return std::unexpected(vcpu.error());

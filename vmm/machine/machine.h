@@ -37,6 +37,7 @@
 #include "vmm/memory/writer_registry.h"
 #include "vmm/pci/pci_bus.h"
 #include "vmm/pci/virtio_pci.h"
+#include "vmm/sandbox/confinement.h"
 #include "vmm/state/machine_state.h"
 
 namespace tidepool::vmm {
@@ -68,6 +69,7 @@ struct MachineConfig {
   std::vector<MachineDisk> disks;
   std::vector<MachineNet> nets;
   ConsoleKind console = ConsoleKind::serial;
+  bool confined = false;  // each of its threads, once it stands; the process is already
   // What the guest prints, on any thread, one call at a time.
   std::function<void(std::string_view)> output;
 };
@@ -112,7 +114,7 @@ class Machine {
   static Result<std::unique_ptr<Machine>> make(MachineConfig config, const MachineState* state);
   Result<> build(const MachineState* state);
   Result<> add_board(const BoardState& state);
-  Result<> add_device(std::unique_ptr<virtio::Device> device);
+  Result<> add_device(std::unique_ptr<virtio::Device> device, ThreadKind kind = ThreadKind::device);
   Result<> add_devices();
   Result<> add_foreign(const std::string& socket, virtio::vhost_user::ForeignOptions options);
   Result<> add_vcpus(const MachineState* state);

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "base/quiet_thread.h"
+#include "vmm/sandbox/confinement.h"
 
 namespace tidepool::vmm {
 
@@ -73,6 +74,10 @@ void VcpuThread::wait_until_stopped() {
 }
 
 void VcpuThread::run() {
+  if (world_.confined) {
+    if (auto confined = confine_thread(ThreadKind::vcpu); !confined)
+      world_.on_failure(confined.error());
+  }
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return wanted_ != State::stopped; });

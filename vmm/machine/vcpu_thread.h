@@ -25,6 +25,7 @@ struct VcpuWorld {
   Bus& memory;
   std::function<void()> on_reset;         // the processor gave up (triple fault)
   std::function<void(Error)> on_failure;  // it cannot go on
+  bool confined = false;                  // its threads, before they run the guest
 };
 
 class VcpuThread {

@@ -13,12 +13,15 @@
 #include <vector>
 
 #include "base/file_limit.h"
+#include "base/log.h"
 #include "base/size_text.h"
 #include "base/text_table.h"
 #include "blockdev/chain/open_disk.h"
 #include "virtio/tap_port.h"
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
+#include "vmm/sandbox/confinement.h"
+#include "vmm/tools/run_config.h"
 #include "vmm/tools/terminal.h"
 
 namespace tidepool::tools {
@@ -40,7 +43,7 @@ struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
   std::vector<std::string> disks, nets;
-  std::string name, file;
+  std::string name, file, config;
   bool no_reboot = false, as_json = false, now = false;
 };
 
@@ -107,6 +110,7 @@ Result<MachineConfig> configure(const Arguments& a) {
   MachineConfig config{.boot = {a.kernel, a.initrd, a.command_line},
                        .cpus = a.cpus,
                        .console = a.console == "virtio" ? ConsoleKind::virtio : ConsoleKind::serial,
+                       .confined = true,
                        .output = print};
   auto memory = parse_size(a.memory);
   if (!memory) return std::unexpected(memory.error());
@@ -189,9 +193,14 @@ class EndingSignals {
   // `on_signal` until the object goes.
   void watch(std::function<void()> on_signal) {
     thread_ = std::thread([this, on_signal = std::move(on_signal)] {
+      if (auto confined = confine_thread(ThreadKind::terminal); !confined) {
+        log().error("{}", confined.error().message);
+        return on_signal();
+      }
       int number = 0;
       while (::sigwait(&set_, &number) == 0 && number != end_watch()) on_signal();
     });
+    ::pthread_setname_np(thread_.native_handle(), "signals");
   }
   void end() {
     if (!thread_.joinable()) return;
@@ -235,6 +244,7 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
 int run_machine(Arguments a, std::unique_ptr<StateReader> saved) {
   if (a.name.empty()) a.name = fmt::format("vm-{}", ::getpid());
   if (auto good = check_machine_name(a.name); !good) return report(good.error()), exit_usage;
+  if (auto confined = confine_process(); !confined) return report(confined.error());
   EndingSignals signals;
   for (;;) {
     auto outcome = run_once(a, signals, std::exchange(saved, nullptr));
@@ -317,9 +327,35 @@ int tell(const Arguments& a, const char* action) {
   return told ? exit_ok : report(told.error());
 }
 
+// Where the command line says nothing, the file of --config does.
+Result<> complete(Arguments& a, const CLI::App& run) {
+  RunConfig config;
+  if (!a.config.empty()) {
+    auto read = read_run_config(a.config);
+    if (!read) return std::unexpected(read.error());
+    config = std::move(*read);
+  }
+  const auto take = [&](const char* option, auto& into, auto& from) {
+    if (from && run.count(option) == 0) into = std::move(*from);
+  };
+  take("--kernel", a.kernel, config.kernel);
+  take("--initrd", a.initrd, config.initrd);
+  take("--cmdline", a.command_line, config.command_line);
+  take("--cpus", a.cpus, config.cpus);
+  take("--memory", a.memory, config.memory);
+  take("--disk", a.disks, config.disks);
+  take("--net", a.nets, config.nets);
+  take("--console", a.console, config.console);
+  take("--name", a.name, config.name);
+  take("--no-reboot", a.no_reboot, config.no_reboot);
+  if (!a.kernel.empty()) return {};
+  return fail(ErrorKind::invalid_argument, "run: --kernel is needed, here or in --config's file");
+}
+
 CLI::App* add_run(CLI::App& app, Arguments& a) {
   CLI::App* const run = app.add_subcommand("run", "Run a machine until it turns itself off");
-  run->add_option("--kernel", a.kernel, "A bzImage, or an ELF image with a PVH entry")->required();
+  run->add_option("--config", a.config, "A JSON file of options; those given here win");
+  run->add_option("--kernel", a.kernel, "A bzImage, or an ELF image with a PVH entry");
   run->add_option("--initrd", a.initrd, "The first root file system");
   run->add_option("--cmdline", a.command_line, "The kernel's command line");
   run->add_option("--cpus", a.cpus, "How many vCPUs (default 1)");
@@ -370,6 +406,8 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
   }
   if (run->parsed()) {
+    if (auto completed = complete(a, *run); !completed)
+      return report(completed.error()), exit_usage;
     raise_file_limit();
     return run_machine(a, nullptr);
   }

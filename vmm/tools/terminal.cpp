@@ -8,6 +8,8 @@
 #include <string>
 
 #include "base/quiet_thread.h"
+#include "base/log.h"
+#include "vmm/sandbox/confinement.h"
 
 namespace tidepool::tools {
 
@@ -30,6 +32,10 @@ Keyboard::~Keyboard() {
 }
 
 void Keyboard::read_keys() {
+  if (auto confined = vmm::confine_thread(vmm::ThreadKind::terminal); !confined) {
+    log().error("{}", confined.error().message);
+    return escape_();
+  }
   std::string buffer(4096, '\0');
   for (;;) {
     pollfd entries[] = {{.fd = wake_.get(), .events = POLLIN, .revents = 0},
