@@ -122,8 +122,7 @@ uint32_t NetDriver::echo() {
     uint8_t* first = nullptr;
     for (uint16_t i = 0; i < pieces; ++i) {
       require(waiting(receive_) > 0, "a packet of which a part is missing");
-      const uint32_t entry =
-          address_of(receive_.used) + 4 + 8U * (receive_.next_used++ % entries);
+      const uint32_t entry = address_of(receive_.used) + 4 + 8U * (receive_.next_used++ % entries);
       heads[i] = static_cast<uint16_t>(read_at<uint32_t>(entry));
       const uint32_t length = read_at<uint32_t>(entry + 4);
       require(heads[i] < entries && length <= buffer_bytes_, "a buffer that is none", length);
