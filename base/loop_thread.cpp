@@ -33,9 +33,9 @@ LoopThread::~LoopThread() {
   thread_.join();
 }
 
-void LoopThread::call(const std::function<void()>& task) {
+void call_on(EventLoop& loop, const std::function<void()>& task) {
   std::promise<void> done;
-  loop_->post([&] {
+  loop.post([&] {
     task();
     done.set_value();
   });

@@ -16,6 +16,10 @@
 
 namespace tidepool {
 
+// Runs the task on the thread of a loop that is running, and waits for its end. Not on
+// that thread.
+void call_on(EventLoop& loop, const std::function<void()>& task);
+
 class LoopThread {
  public:
   // `name` is the thread's, as ps and a debugger show it; 15 bytes of it count.
@@ -26,8 +30,7 @@ class LoopThread {
   LoopThread& operator=(const LoopThread&) = delete;
 
   EventLoop& loop() { return *loop_; }
-  // Runs the task on the loop's thread and waits for its end. Not on that thread.
-  void call(const std::function<void()>& task);
+  void call(const std::function<void()>& task) { call_on(*loop_, task); }
 
  private:
   LoopThread(std::unique_ptr<EventLoop> loop, const std::string& name);

@@ -20,7 +20,7 @@ std::uint8_t byte_check(const Task& task) { return task.byte(1) >> 1 & 0x03; }
 
 void read_done(LogicalUnit& unit, Task& task, int error) {
   if (unit.failed(task, error)) return;
-  task.data_in_length = static_cast<std::uint32_t>(task.data_in.size());
+  task.data_in_length = static_cast<std::uint32_t>(block_range(task.cdb).count * unit.block_size());
   unit.finish(task);
 }
 
@@ -78,9 +78,14 @@ void begin_verify(LogicalUnit& unit, Task& task, int error) {
 }  // namespace
 
 void handle_read(LogicalUnit& unit, Task& task) {
-  const BlockRange range = block_range(task.cdb);
+  BlockRange range = block_range(task.cdb);
   if (refuse_range(unit, task, range)) return;
   if (range.count == 0) return unit.finish(task);
+  // What there is no room for is not read: the transport's residual count tells of it.
+  const std::uint64_t room =
+      (std::uint64_t{task.data_in_room} + unit.block_size() - 1) / unit.block_size();
+  range.count = std::min(range.count, room);
+  if (range.count == 0) return read_done(unit, task, 0);
   task.data_in = DataBuffer::allocate(range.count * unit.block_size());
   if (task.data_in.size() == 0) return (void)unit.failed(task, ENOMEM);
   unit.with_range(task, range, false, [](LogicalUnit& u, Task& t, int) {

@@ -85,9 +85,11 @@ Result<std::unique_ptr<LogicalUnit>> LogicalUnit::open(EventLoop& loop, LoopThre
   auto channel = unit->store_->open_channel(loop);
   if (!channel) return std::unexpected(channel.error());
   unit->channel_ = std::move(*channel);
-  auto stored = unit->storage_->load();
-  if (!stored) return std::unexpected(stored.error());
-  unit->reservations_ = PersistentReservations(std::move(*stored));
+  if (unit->storage_) {
+    auto stored = unit->storage_->load();
+    if (!stored) return std::unexpected(stored.error());
+    unit->reservations_ = PersistentReservations(std::move(*stored));
+  }
   unit->sanitize_ = std::make_unique<Sanitize>(*unit->channel_, unit->store_->geometry().size);
   return unit;
 }

@@ -68,7 +68,8 @@ struct Nexus {
 
 class LogicalUnit {
  public:
-  // Loop, helper and directory outlive the unit.
+  // Loop, helper and directory outlive the unit. Without a storage no reservation persists
+  // through power loss, and initiators are told so.
   static Result<std::unique_ptr<LogicalUnit>> open(EventLoop& loop, LoopThread& helper,
                                                    const LunDirectory& directory,
                                                    std::shared_ptr<blockdev::BlockStore> store,
@@ -118,6 +119,7 @@ class LogicalUnit {
   void set_loaded(const Task& by, bool loaded);
 
   const PersistentReservations& reservations() const { return reservations_; }
+  bool reservations_can_persist() const { return storage_ != nullptr; }
   // Makes the change stable where it has to be, and tells those whom it concerns. One change is
   // made at a time, and none is taken back by an abort once it is being made stable.
   void change_reservations(Task& task, const ReservationRequest& request);

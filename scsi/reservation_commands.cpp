@@ -35,7 +35,9 @@ void handle_persistent_in(LogicalUnit& unit, Task& task) {
     case 1:
       return unit.reply(task, encode_reservation(reservations.state()), allocation);
     case 2:
-      return unit.reply(task, encode_capabilities(reservations.state()), allocation);
+      return unit.reply(task,
+                        encode_capabilities(reservations.state(), unit.reservations_can_persist()),
+                        allocation);
     default:
       return unit.reply(task, encode_full_status(reservations, unit.identity().relative_port),
                         allocation);
@@ -50,6 +52,8 @@ void handle_persistent_out(LogicalUnit& unit, Task& task) {
     return unit.fail(task, illegal_request(asc::parameter_list_length_error));
   const auto request = parse_reservation_request(task.cdb, task.data_out.span().first(length));
   if (!request) return unit.fail(task, request.error());
+  if (request->through_power_loss && !unit.reservations_can_persist())
+    return unit.fail(task, invalid_parameter(request->action == 7 ? 17 : 20));
   unit.change_reservations(task, *request);
 }
 

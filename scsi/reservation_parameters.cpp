@@ -109,11 +109,12 @@ std::vector<std::byte> encode_reservation(const ReservationState& state) {
   return out;
 }
 
-std::vector<std::byte> encode_capabilities(const ReservationState& state) {
+std::vector<std::byte> encode_capabilities(const ReservationState& state, bool can_persist) {
   std::vector<std::byte> out(8);
   store_be16(&out[0], out.size());
-  out[2] = std::byte{0x0d};  // SIP_C, ATP_C, PTPL_C
-  out[3] = std::byte{0x80};  // TMV
+  out[2] = std::byte{0x0c};                    // SIP_C, ATP_C
+  if (can_persist) out[2] |= std::byte{0x01};  // PTPL_C
+  out[3] = std::byte{0x80};                    // TMV
   if (state.through_power_loss) out[3] |= std::byte{0x01};
   out[4] = std::byte{0xea};  // all types but ...
   out[5] = std::byte{0x01};  // ... this one, which is here

@@ -16,7 +16,7 @@ std::expected<ReservationRequest, Sense> parse_reservation_request(const Cdb& cd
 
 std::vector<std::byte> encode_keys(const ReservationState& state);
 std::vector<std::byte> encode_reservation(const ReservationState& state);
-std::vector<std::byte> encode_capabilities(const ReservationState& state);
+std::vector<std::byte> encode_capabilities(const ReservationState& state, bool can_persist);
 std::vector<std::byte> encode_full_status(const PersistentReservations& reservations,
                                           std::uint16_t relative_port);
 

@@ -60,15 +60,15 @@ struct Task {
   std::array<std::byte, 16> cdb{};
   std::uint32_t data_out_length = 0;  // bytes that the initiator offers
   DataBuffer data_out;
-  bool data_complete = true;  // false: data-out is still to come
+  bool data_complete = true;                // false: data-out is still to come
+  std::uint32_t data_in_room = UINT32_MAX;  // bytes that the initiator takes at most
 
   // What the transport sends.
   Status status = Status::good;
   std::vector<std::byte> sense;
   DataBuffer data_in;
-  std::uint32_t data_in_length = 0;   // bytes in data_in
+  std::uint32_t data_in_length = 0;   // bytes; data_in has them as far as there is room
   std::uint32_t data_out_wanted = 0;  // bytes that the command has taken or would have
-  bool space_for_data_in = true;      // false: the initiator expects none
 
   // The logical unit's.
   TaskId id = 0;

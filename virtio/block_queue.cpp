@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "virtio/pieces.h"
 
 namespace tidepool::virtio {
 
@@ -29,29 +30,6 @@ bool aligned(std::span<const iovec> pieces, std::uint32_t alignment) {
   return std::ranges::all_of(pieces, [&](const iovec& piece) {
     return ((reinterpret_cast<std::uintptr_t>(piece.iov_base) | piece.iov_len) & mask) == 0;
   });
-}
-
-enum class Direction { to_pieces, from_pieces };
-
-// Between `data` and what begins `skip` bytes into the pieces.
-void copy(std::span<const iovec> pieces, std::uint64_t skip, std::span<std::byte> data,
-          Direction direction) {
-  for (const iovec& piece : pieces) {
-    if (skip >= piece.iov_len) {
-      skip -= piece.iov_len;
-      continue;
-    }
-    std::byte* const there = static_cast<std::byte*>(piece.iov_base) + skip;
-    const std::size_t count = std::min<std::size_t>(data.size(), piece.iov_len - skip);
-    if (direction == Direction::to_pieces) {
-      std::memcpy(there, data.data(), count);
-    } else {
-      std::memcpy(data.data(), there, count);
-    }
-    skip = 0;
-    data = data.subspan(count);
-    if (data.empty()) return;
-  }
 }
 
 }  // namespace
@@ -160,7 +138,7 @@ bool BlockQueue::begin(Slot& slot) {
       std::array<std::byte, block_id_bytes> id{};
       std::memcpy(id.data(), serial_.data(), std::min(serial_.size(), id.size()));
       const auto count = std::min<std::uint64_t>(id.size(), asked->data_length);
-      if (count > 0) copy(asked->data, 0, std::span(id).first(count), Direction::to_pieces);
+      if (count > 0) copy_to(asked->data, 0, std::span(id).first(count));
       answer(slot, VIRTIO_BLK_S_OK);
       break;
     }
@@ -211,7 +189,7 @@ void BlockQueue::transfer_bounced(Slot& slot) {
   slot.buffer_count = 1;
   const bool reading = asked.command == BlockCommand::read;
   if (!reading) {
-    copy(asked.data, slot.bounced, slot.bounce.span().first(length), Direction::from_pieces);
+    copy_from(asked.data, slot.bounced, slot.bounce.span().first(length));
   }
   submit(slot, reading ? IoOp::read : IoOp::write, asked.offset + slot.bounced, length);
 }
@@ -233,7 +211,7 @@ void BlockQueue::advance(Slot& slot, int error) {
   if (slot.next_range < asked.range_count) return next_range(slot);
   if (slot.buffers == &slot.bounce_piece && slot.buffer_count > 0) {
     if (slot.op == IoOp::read) {
-      copy(asked.data, slot.bounced, slot.bounce.span().first(slot.length), Direction::to_pieces);
+      copy_to(asked.data, slot.bounced, slot.bounce.span().first(slot.length));
     }
     slot.bounced += slot.length;
     if (slot.bounced < asked.data_length) return transfer_bounced(slot);

@@ -21,7 +21,7 @@ Result<std::unique_ptr<ConsoleDevice>> ConsoleDevice::create(
 std::uint32_t ConsoleDevice::id() const { return VIRTIO_ID_CONSOLE; }
 
 void ConsoleDevice::type(std::string bytes) {
-  thread().loop().post([this, bytes = std::move(bytes)] {
+  loop().post([this, bytes = std::move(bytes)] {
     typed_.append(bytes, 0, std::min(bytes.size(), most_typed - typed_.size()));
     if (QueueServer* const server = this->server(receive_queue)) server->more();
   });
@@ -29,7 +29,7 @@ void ConsoleDevice::type(std::string bytes) {
 
 std::vector<std::byte> ConsoleDevice::save() const {
   std::vector<std::byte> saved;
-  thread().call([&] {
+  call([&] {
     const auto waiting = std::as_bytes(std::span(typed_));
     saved.assign(waiting.begin(), waiting.end());
   });
@@ -38,7 +38,7 @@ std::vector<std::byte> ConsoleDevice::save() const {
 
 bool ConsoleDevice::restore(std::span<const std::byte> saved) {
   if (saved.size() > most_typed) return false;
-  thread().call([&] { typed_.assign(reinterpret_cast<const char*>(saved.data()), saved.size()); });
+  call([&] { typed_.assign(reinterpret_cast<const char*>(saved.data()), saved.size()); });
   return true;
 }
 

@@ -54,7 +54,7 @@ Result<> NetDevice::start(DeviceStart start) {
                                 has(net::guest_tso6), has(net::guest_ecn)};
   if (auto set = port_->set_offloads(offloads); !set) return set;
   const bool mergeable = has(net::mergeable_buffers);
-  thread().call([&] {
+  call([&] {
     mergeable_ = mergeable;
     packet_bytes_ = 0;  // one that waited was for another start of the driver
   });
@@ -88,7 +88,7 @@ bool NetDevice::receive(QueueServer& server) {
 void NetDevice::wait_for_packet() {
   if (waiting_) return;
   waiting_ = true;
-  io_uring_prep_poll_add(thread().loop().prepare(readable_), port_->descriptor(), POLLIN);
+  io_uring_prep_poll_add(loop().prepare(readable_), port_->descriptor(), POLLIN);
 }
 
 bool NetDevice::read_packet() {
@@ -109,7 +109,7 @@ bool NetDevice::transmit(QueueServer& server) {
     server.give(chain(), 0);
     server.notify();
   }
-  thread().loop().post([this] {
+  loop().post([this] {
     if (QueueServer* const again = this->server(transmit_queue)) again->more();
   });
   return false;

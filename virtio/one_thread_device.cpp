@@ -16,6 +16,7 @@ Result<> OneThreadDevice::start_thread() {
   auto thread = LoopThread::start(name(), {.entries = few_entries});
   if (!thread) return std::unexpected(thread.error());
   thread_ = std::move(*thread);
+  loop_ = &thread_->loop();
   return {};
 }
 
@@ -44,10 +45,9 @@ Result<> OneThreadDevice::start(DeviceStart start) {
     }
     if (wanted->notes != nullptr) queue->keep_notes(*wanted->notes, wanted->left);
     positions_[i] = wanted->position;
-    thread_->call([&] {
+    call([&] {
       servers_[i].emplace(
-          thread_->loop(), std::move(*queue), *wanted, [this, i] { return serve(i); },
-          start.broken);
+          *loop_, std::move(*queue), *wanted, [this, i] { return serve(i); }, start.broken);
       servers_[i]->resume();
     });
   }
@@ -57,7 +57,7 @@ Result<> OneThreadDevice::start(DeviceStart start) {
 void OneThreadDevice::quiesce() {
   for (unsigned i = 0; i < servers_.size(); ++i) {
     std::promise<void> quiet;
-    thread_->loop().post([&] {
+    loop_->post([&] {
       if (!servers_[i]) return quiet.set_value();
       servers_[i]->quiesce([&] {
         positions_[i] = servers_[i]->queue().position();
@@ -69,7 +69,7 @@ void OneThreadDevice::quiesce() {
 }
 
 void OneThreadDevice::resume() {
-  thread_->call([this] {
+  call([this] {
     for (auto& server : servers_)
       if (server) server->resume();
   });
@@ -77,7 +77,7 @@ void OneThreadDevice::resume() {
 
 void OneThreadDevice::reset() {
   quiesce();
-  thread_->call([this] {
+  call([this] {
     for (auto& server : servers_) server.reset();
   });
 }

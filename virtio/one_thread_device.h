@@ -1,5 +1,5 @@
 // What devices share that serve all of their queues on one thread: net, entropy,
-// console.
+// console with one of their own, SCSI with that of its logical units.
 #pragma once
 
 #include <memory>
@@ -25,13 +25,17 @@ class OneThreadDevice : public Device {
   void reset() override;
   std::vector<QueuePosition> positions() const override { return positions_; }
   std::vector<MemoryWriter*> writers() override { return {&writer_}; }
-  void on_each_thread(const std::function<void()>& task) override { thread_->call(task); }
+  void on_each_thread(const std::function<void()>& task) override { call(task); }
 
  protected:
   OneThreadDevice(const std::string& name, unsigned queues, std::uint16_t queue_size);
-  // Before the first start().
+  // One of these, before the first start().
   Result<> start_thread();
-  LoopThread& thread() const { return *thread_; }
+  // The loop is run by a thread that is not the transport's, and outlives the device.
+  void serve_on(EventLoop& loop) { loop_ = &loop; }
+  EventLoop& loop() const { return *loop_; }
+  // Runs the task on the loop's thread and waits for its end. Not on that thread.
+  void call(const std::function<void()>& task) const { call_on(*loop_, task); }
   void stop_thread() { thread_.reset(); }  // first thing in the destructor of what derives
 
   // All on the thread. Takes what the queue has; false: more() is called later.
@@ -45,7 +49,8 @@ class OneThreadDevice : public Device {
   std::vector<QueuePosition> positions_;             // since the last quiesce()
   std::vector<std::optional<QueueServer>> servers_;  // the thread's
   Chain chain_;                                      // the thread's
-  std::unique_ptr<LoopThread> thread_;
+  std::unique_ptr<LoopThread> thread_;               // null: another's loop
+  EventLoop* loop_ = nullptr;
 };
 
 }  // namespace tidepool::virtio

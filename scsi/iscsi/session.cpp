@@ -180,6 +180,7 @@ void Session::start(Command& command) {
     task->data_complete = command.received == command.expected;
     if (task->data_complete) task->data_out = command.data;
   }
+  task->data_in_room = command.reads ? command.expected : 0;
   // The command may be over, and gone, when submit() returns.
   const std::uint64_t lun = command.request.lun();
   command.unit = device.find(lun);

@@ -1,12 +1,8 @@
 #include "scsi/tools/identity.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <algorithm>
 #include <filesystem>
 
-#include "base/byte_order.h"
 #include "blockdev/stores/nfs_uri.h"
 
 namespace tidepool::scsi::tools {
@@ -41,14 +37,6 @@ Result<> check_target_name(const std::string& name) {
               "target name '{}': expected one like iqn.2026-11.org.example:disk, of small letters, "
               "digits, '.', '-' and ':'",
               name);
-}
-
-void name_unit(Identity& identity, unsigned number) {
-  const std::string text = fmt::format("{}\n{}", identity.target_name, number);
-  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
-  store_le64(identity.uuid.data(), hash.high64);
-  store_le64(identity.uuid.data() + 8, hash.low64);
-  identity.serial = fmt::format("{:016x}", hash.high64);
 }
 
 }  // namespace tidepool::scsi::tools

@@ -1,7 +1,7 @@
-// nas-scsi: disks as the logical units of an iSCSI target.
+// nas-scsi: disks as the logical units of an iSCSI target, and on vhost-user-scsi sockets.
 //
-// One thread with one event loop, and a helper for what blocks. Exit status: 0 ended by a signal, 1
-// failed, 2 wrong usage.
+// One thread with one event loop, a helper for what blocks, and one for the messages of each
+// vhost-user front end. Exit status: 0 ended by a signal, 1 failed, 2 wrong usage.
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -18,18 +18,21 @@
 #include "base/log.h"
 #include "base/scope_guard.h"
 #include "scsi/iscsi/target.h"
+#include "scsi/names.h"
 #include "scsi/tools/identity.h"
 #include "scsi/tools/open_disk.h"
+#include "scsi/tools/vhost_user_sockets.h"
 
 namespace tidepool::scsi::tools {
 namespace {
 
 constexpr int exit_ok = 0, exit_failed = 1, exit_usage = 2;
+constexpr const char* default_portal = "127.0.0.1:3260";
 
 struct Arguments {
   std::vector<std::string> disks;
   std::string target_name;
-  std::vector<std::string> portals{"127.0.0.1:3260"};
+  std::vector<std::string> portals, sockets;
   std::string chap_file, pid_file, background;
   unsigned lease_seconds = 15;
   bool wait = false;
@@ -83,7 +86,7 @@ Result<> add_units(const Arguments& a, int stop, EventLoop& loop, LoopThread& he
     if (disk->lease) leases.push_back(std::move(disk->lease));
     LogicalUnitOptions options = a.unit;
     options.identity.target_name = a.target_name;
-    name_unit(options.identity, static_cast<unsigned>(number));
+    name_unit(options.identity, a.target_name, static_cast<unsigned>(number));
     auto unit = LogicalUnit::open(loop, helper, device, std::move(disk->store),
                                   std::move(disk->reservations), options);
     if (!unit) return std::unexpected(unit.error());
@@ -105,6 +108,7 @@ std::string announcement(const iscsi::Target& target, const Arguments& a) {
   for (const std::string& portal : target.portals())
     for (std::size_t number = 0; number < a.disks.size(); ++number)
       out += fmt::format("iscsi://{}/{}/{}\n", portal, a.target_name, number);
+  for (const std::string& path : a.sockets) out += fmt::format("vhost-user={}\n", path);
   return out;
 }
 
@@ -115,19 +119,22 @@ struct Patience : AdoptableOperation {
 
 // Until a signal ends it, and until what is under way then has ended. False: it has not, a
 // server is away, and it is to be left as by a crash.
-Result<bool> run_loop(EventLoop& loop, Device& device, iscsi::Target& target) {
+Result<bool> run_loop(EventLoop& loop, Device& device, iscsi::Target& target,
+                      VhostUserSockets& sockets) {
   if (auto ran = loop.run(); !ran) return std::unexpected(ran.error());
   target.stop();
+  sockets.stop();
   device.stop();
   auto patience = std::make_unique<Patience>();
   patience->on_complete = [](Operation& self, int, unsigned) {
     static_cast<Patience&>(self).over = true;
   };
   io_uring_prep_timeout(loop.prepare(*patience), &patience->length, 0, 0);
-  while (!patience->over && (!target.idle() || !device.idle()))
+  const auto all_idle = [&] { return target.idle() && sockets.idle() && device.idle(); };
+  while (!patience->over && !all_idle())
     if (auto handled = loop.poll(true); !handled) return std::unexpected(handled.error());
   if (!patience->over) loop.adopt(std::move(patience));
-  return target.idle() && device.idle();
+  return all_idle();
 }
 
 Result<> serve(const Arguments& a, std::optional<Background>& background) {
@@ -157,6 +164,9 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
     if (!portal) return std::unexpected(portal.error());
     if (auto listening = target.listen(*portal); !listening) return listening;
   }
+  VhostUserSockets sockets(**loop, device);
+  for (const std::string& path : a.sockets)
+    if (auto listening = sockets.listen(path); !listening) return listening;
   if (auto written = write_pid_file(a.pid_file); !written) return written;
   if (background) {
     if (auto gone = background->ready(announcement(target, a), a.background); !gone) return gone;
@@ -166,7 +176,8 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
     std::fflush(stdout);
   }
   target.start();
-  auto done = run_loop(**loop, device, target);
+  sockets.start();
+  auto done = run_loop(**loop, device, target, sockets);
   if (!a.pid_file.empty()) ::unlink(a.pid_file.c_str());
   if (!done) {
     releases.dismiss();  // what is under way is not known
@@ -194,7 +205,8 @@ int run_serve(const Arguments& a) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app{"Serves disks as the logical units of an iSCSI target.", "nas-scsi"};
+  CLI::App app{"Serves disks as the logical units of an iSCSI target, or to virtual machines.",
+               "nas-scsi"};
   app.set_version_flag("--version", TIDEPOOL_VERSION);
   Arguments a;
   LogicalUnitOptions& unit = a.unit;
@@ -204,9 +216,12 @@ int run(int argc, char** argv) {
   app.add_option("--target", a.target_name,
                  "The target's name (default: made of the first disk's)");
   app.add_option("--portal", a.portals,
-                 "ADDRESS[:PORT] to listen on, may be repeated (default 127.0.0.1:3260)")
-      ->expected(1)
-      ->take_all();
+                 "ADDRESS[:PORT] to listen on, may be repeated (default 127.0.0.1:3260, "
+                 "or none with --vhost-user)")
+      ->allow_extra_args(false);
+  app.add_option("--vhost-user", a.sockets,
+                 "A vhost-user-scsi socket to make for virtual machines, may be repeated")
+      ->allow_extra_args(false);
   app.add_option("--chap-file", a.chap_file, "Names and secrets that initiators must know");
   app.add_flag("--read-only", unit.read_only, "Nothing can be written");
   app.add_flag("--removable", unit.identity.removable, "Media that can be ejected");
@@ -227,6 +242,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
   }
+  if (a.portals.empty() && a.sockets.empty()) a.portals.push_back(default_portal);
   if (a.target_name.empty()) a.target_name = default_target_name(a.disks.front());
   if (auto valid = check_target_name(a.target_name); !valid)
     return report(valid.error()), exit_usage;

@@ -4,10 +4,11 @@
 #include "guest.h"
 #include "virtio_block.h"
 #include "virtio_net.h"
+#include "virtio_scsi.h"
 
 namespace {
 
-constexpr uint32_t block_id = 2;
+constexpr uint32_t block_id = 2, scsi_id = 8;
 constexpr uint32_t page = 4096;
 
 VirtioPciDevice find_disk() {
@@ -61,6 +62,69 @@ void test_disk() {
     disk.stop();
   }
   say_line("testguest: kicks", disk.queue().kicks());
+}
+
+void test_scsi() {
+  constexpr uint32_t blocks = 256, chunk = 64;  // 128 KiB
+  constexpr uint8_t bad_target = 3, check_condition = 2, illegal_request = 5, attention = 6;
+  static ScsiDriver scsi;
+  VirtioPciDevice device;
+  require(find_virtio(scsi_id, 0, device), "no SCSI adapter");
+  uint8_t* const data = take_memory(chunk * 512, page);
+  auto* const words = reinterpret_cast<uint32_t*>(data);
+  const auto at = [](uint8_t opcode, uint32_t block, uint8_t count, bool to_guest) {
+    return ScsiDriver::Command{{opcode, 0, 0, 0, static_cast<uint8_t>(block >> 8),
+                                static_cast<uint8_t>(block), 0, 0, count},
+                               0,
+                               0,
+                               to_guest};
+  };
+  for (uint32_t round = 0; round < 2; ++round) {
+    scsi.start(device);
+    require(scsi.run({}, nullptr, 0) == 0 && scsi.status() == check_condition &&
+                scsi.sense_key() == attention,
+            "no unit attention", round);
+    require(scsi.run({}, nullptr, 0) == 0 && scsi.status() == 0, "not ready", scsi.sense_key());
+    require(scsi.run({{0x12, 0, 0, 0, 36}, 0, 0, true}, data, 64) == 0 && data[8] == 'T' &&
+                scsi.residual() == 28,
+            "INQUIRY", data[8]);
+    require(scsi.run({{}, 1, 0, false}, nullptr, 0) == bad_target, "another target");
+    require(scsi.run({{0x12, 0, 0, 0, 36}, 0, 9, true}, data, 36) == 0 && data[0] == 0x7f,
+            "another unit", data[0]);
+    for (uint32_t block = 0; block < blocks; block += chunk) {
+      for (uint32_t i = 0; i < chunk * 128; ++i) words[i] = pattern(block * 128 + i);
+      require(scsi.run(at(0x2a, block, chunk, false), data, chunk * 512) == 0 &&
+                  scsi.status() == 0 && scsi.residual() == 0,
+              "write", block);
+    }
+    require(scsi.run({{0x35}, 0, 0, false}, nullptr, 0) == 0 && scsi.status() == 0, "flush");
+    for (uint32_t block = 0; block < blocks; block += chunk) {
+      memset(data, 0, chunk * 512);
+      require(scsi.run(at(0x28, block, chunk, true), data, chunk * 512) == 0 && scsi.status() == 0,
+              "read", block);
+      for (uint32_t i = 0; i < chunk * 128; ++i) {
+        require(words[i] == pattern(block * 128 + i), "other data at word", block * 128 + i);
+      }
+    }
+    require(scsi.run({{0x28, 0, 0x7f, 0, 0, 0, 0, 0, 1}, 0, 0, true}, data, 512) == 0 &&
+                scsi.status() == check_condition && scsi.sense_key() == illegal_request,
+            "a read past the end");
+    scsi.stop();
+  }
+}
+
+void test_scsi_lies() {
+  static ScsiDriver scsi;
+  VirtioPciDevice device;
+  require(find_virtio(scsi_id, 0, device), "no SCSI adapter");
+  for (uint32_t round = 0; round < 3; ++round) {
+    scsi.start(device);
+    require(scsi.lie(), "the device believes a lie", round);
+    scsi.start(device);
+    require(scsi.run({{0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0, 0, false}, nullptr, 0) == 0,
+            "no answer after a lie", round);
+    scsi.stop();
+  }
 }
 
 // Once with a buffer for each packet, once with many small ones; each until the host says.

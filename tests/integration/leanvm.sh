@@ -60,6 +60,19 @@ guest chain disk --disk chain.layer
 has_pattern chain.img || fail "chain: other data"
 "$cowchain" verify chain.layer >/dev/null || fail "chain: not sound"
 
+truncate -s 8M scsi.img
+guest scsi scsi --scsi scsi.img,raw
+has_pattern scsi.img || fail "scsi: other data"
+printf x | dd of=scsi.img bs=1 seek=70000 conv=notrunc status=none
+wrong_pattern scsi.img
+"$cowchain" create scsi.layer --size 8M
+guest scsi-chain scsi --scsi scsi.layer --scsi scsi.img,raw,ro
+"$cowchain" flatten scsi.layer scsi-flat.img --raw
+has_pattern scsi-flat.img || fail "scsi-chain: other data"
+wrong_pattern scsi.img
+guest scsi-lies scsi-lies --scsi scsi.img,raw
+[[ $(grep -c 'broke the rules' scsi-lies.err) -eq 3 ]] || fail "scsi-lies: $(cat scsi-lies.err)"
+
 truncate -s 8M nbd.img
 serve_nbd "nbd+unix:///?socket=$work/nbd.socket" file nbd.img
 guest nbd disk --disk "nbd+unix:///?socket=$work/nbd.socket"
@@ -136,6 +149,19 @@ status=0
 status=0
 wait "$now" || status=$?
 [[ $status -eq 1 ]] || fail "now: exit status $status: $(cat now)"
+# What cannot be saved is named, and goes on.
+"$leanvm" run --name three --kernel "$kernel" --memory 32M --cmdline test=button --scsi scsi.img,raw \
+  </dev/null >unsaved 2>&1 &
+unsaved=$!
+children+=("$unsaved")
+wait_until 60 grep -q waiting unsaved || fail "unsaved: $(cat unsaved)"
+[[ $("$leanvm" info three --json | jq -r '.scsi_disks[0].size') -eq $((8 << 20)) &&
+  $("$leanvm" list) == *scsi.img* ]] || fail "info: $("$leanvm" info three --json)"
+status=0
+"$leanvm" save three three.saved >out 2>err || status=$?
+[[ $status -eq 1 && ! -e three.saved ]] && grep -q "the machine cannot be saved: 'scsi' cannot" err || fail "save: $(cat err)"
+"$leanvm" stop three
+wait "$unsaved" || fail "unsaved: $(cat unsaved)"
 for verb in info pause resume stop; do
   status=0
   "$leanvm" $verb two 2>err || status=$?

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Our block device behind QEMU's vhost-user front end: QEMU runs the test guest, whose
+# Our block device, and nas-scsi's units, behind QEMU's vhost-user front ends: QEMU runs the test guest, whose
 # driver and whose judge are neither's. The same guest on QEMU's own disk comes first, so
 # that a fault of the guest's is not taken for ours.
 source "$(dirname "$0")/../lib/harness.sh"
@@ -56,4 +56,26 @@ truncate -s 8M ours.img
 ! has_pattern ours.img || fail "the judge sees no difference"
 ours four-queues disk ours.img 4
 has_pattern ours.img || fail "four queues: other data"
+
+truncate -s 8M scsi.img
+"$build/scsi/tools/nas-scsi" --vhost-user scsi.socket scsi.img >scsi.log 2>&1 &
+scsi=$!
+children+=("$scsi")
+wait_until 60 test -S scsi.socket || fail "nas-scsi: $(cat scsi.log)"
+for round in first second; do
+  qemu "scsi-$round" scsi -chardev socket,id=socket,path=scsi.socket \
+    -device "vhost-user-scsi-pci,chardev=socket,num_queues=1,disable-legacy=on"
+  has_pattern scsi.img || fail "scsi: other data"
+  printf x | dd of=scsi.img bs=1 seek=70000 conv=notrunc status=none
+done
+! timeout 60 qemu-system-x86_64 -machine q35,memory-backend=ram -accel tcg -m 64 -display none \
+  -object memory-backend-file,id=ram,size=64M,share=on,mem-path=unsealed -nodefaults \
+  -kernel "$kernel" -append test=scsi -no-reboot -serial file:unsealed.log -chardev socket,id=socket,path=scsi.socket \
+  -device vhost-user-scsi-pci,chardev=socket,num_queues=1,disable-legacy=on </dev/null >unsealed.err 2>&1 ||
+  ! grep -q passed unsealed.log || fail "memory that can be shortened was taken"
+grep -q 'sealed against shrinking' scsi.log || fail "unsealed: $(cat scsi.log)"
+status=0
+kill "$scsi"
+wait "$scsi" || status=$?
+[[ $status -eq 0 && ! -e scsi.socket ]] || fail "nas-scsi: exit status $status: $(cat scsi.log)"
 finish

@@ -40,6 +40,12 @@ json describe(Machine& machine, const std::string& name) {
                      {"read_only", geometry.read_only},
                      {"queues", disk.queues}});
   }
+  json scsi_disks = json::array();
+  for (const auto& store : config.scsi_disks) {
+    const blockdev::Geometry geometry = store->geometry();
+    scsi_disks.push_back(
+        {{"name", store->name()}, {"size", geometry.size}, {"read_only", geometry.read_only}});
+  }
   json nets = json::array();
   for (const MachineNet& net : config.nets) {
     nets.push_back({{"name", net.name}, {"mac", virtio::to_string(net.address)}});
@@ -51,6 +57,7 @@ json describe(Machine& machine, const std::string& name) {
           {"cpus", config.cpus},
           {"memory", config.memory},
           {"disks", disks},
+          {"scsi_disks", scsi_disks},
           {"nets", nets},
           {"exits", machine.exits()},
           {"memory_writers", machine.writers().names()}};

@@ -11,9 +11,11 @@
 #include "base/log.h"
 #include "base/size_text.h"
 #include "blockdev/sync_channel.h"
+#include "scsi/names.h"
 #include "virtio/block_device.h"
 #include "virtio/entropy_device.h"
 #include "virtio/net_device.h"
+#include "virtio/scsi_device.h"
 #include "virtio/vhost_user/foreign_kinds.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/cpu_setup.h"
@@ -155,6 +157,26 @@ Result<> Machine::add_foreign(const std::string& socket,
   return add_device(std::move(*device), ThreadKind::back_end);
 }
 
+Result<> Machine::add_scsi() {
+  if (config_.scsi_disks.empty()) return {};
+  auto thread = scsi::DeviceThread::start();
+  if (!thread) return std::unexpected(thread.error());
+  scsi_ = std::move(*thread);
+  std::uint16_t number = 0;
+  for (const auto& store : config_.scsi_disks) {
+    scsi::LogicalUnitOptions options;
+    options.identity.product = "DISK";
+    scsi::name_unit(options.identity, store->name(), number);
+    options.block_size = std::max(options.block_size, store->geometry().logical_block);
+    // There is nobody else who could hold a reservation, nor be kept out after a restart.
+    if (auto added = scsi_->add(number++, store, nullptr, options); !added) return added;
+  }
+  auto device = virtio::ScsiDevice::create(scsi_->device(), scsi_->loop(),
+                                           {.name = "scsi", .port = scsi::local_port("leanvm", 0)});
+  if (!device) return std::unexpected(device.error());
+  return add_device(std::move(*device));
+}
+
 Result<> Machine::add_devices() {
   for (const MachineDisk& disk : config_.disks) {
     if (disk.store == nullptr) {
@@ -168,6 +190,7 @@ Result<> Machine::add_devices() {
     if (!device) return std::unexpected(device.error());
     if (auto added = add_device(std::move(*device)); !added) return added;
   }
+  if (auto added = add_scsi(); !added) return added;
   for (MachineNet& net : config_.nets) {
     if (net.port == nullptr) {
       if (auto added = add_foreign(net.vhost_user, foreign_net(net.address)); !added) return added;
@@ -300,10 +323,12 @@ std::uint64_t Machine::exits() const {
 }
 
 Result<> Machine::flush_disks() {
+  auto stores = config_.scsi_disks;
+  for (const MachineDisk& disk : config_.disks) stores.push_back(disk.store);
   Result<> all;
-  for (const MachineDisk& disk : config_.disks) {
-    if (disk.store == nullptr || disk.store->geometry().read_only) continue;
-    auto channel = blockdev::SyncChannel::open(*disk.store);
+  for (const auto& store : stores) {
+    if (store == nullptr || store->geometry().read_only) continue;
+    auto channel = blockdev::SyncChannel::open(*store);
     auto flushed = channel ? (*channel)->flush() : std::unexpected(channel.error());
     if (!flushed && all) all = flushed;
   }

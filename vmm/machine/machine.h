@@ -22,6 +22,7 @@
 
 #include "base/result.h"
 #include "blockdev/block_store.h"
+#include "scsi/device_thread.h"
 #include "virtio/console_device.h"
 #include "virtio/mac_address.h"
 #include "virtio/packet_port.h"
@@ -67,6 +68,7 @@ struct MachineConfig {
   unsigned cpus = 1;
   std::uint64_t memory = 512ULL << 20;  // bytes
   std::vector<MachineDisk> disks;
+  std::vector<std::shared_ptr<blockdev::BlockStore>> scsi_disks;  // units 0, 1, ... of one adapter
   std::vector<MachineNet> nets;
   ConsoleKind console = ConsoleKind::serial;
   bool confined = false;  // each of its threads, once it stands; the process is already
@@ -116,6 +118,7 @@ class Machine {
   Result<> add_board(const BoardState& state);
   Result<> add_device(std::unique_ptr<virtio::Device> device, ThreadKind kind = ThreadKind::device);
   Result<> add_devices();
+  Result<> add_scsi();
   Result<> add_foreign(const std::string& socket, virtio::vhost_user::ForeignOptions options);
   Result<> add_vcpus(const MachineState* state);
   Result<MachineState> collect();
@@ -140,6 +143,7 @@ class Machine {
   std::unique_ptr<RealTimeClock> clock_;
   std::unique_ptr<PowerRegisters> power_;
   std::unique_ptr<ResetPort> reset_port_;
+  std::unique_ptr<scsi::DeviceThread> scsi_;  // the SCSI adapter's units, if there are some
   PciBus pci_;
   std::vector<std::unique_ptr<VirtioPci>> functions_;
   std::unique_ptr<VcpuWorld> world_;

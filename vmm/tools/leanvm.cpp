@@ -32,6 +32,7 @@ using namespace vmm;
 constexpr int exit_ok = 0, exit_failed = 1, exit_usage = 2;
 
 constexpr std::string_view vhost_user = "vhost-user=";  // of --disk and --net
+enum class DiskKind : std::uint8_t { block, scsi };
 
 struct DiskArgument {
   std::string name;
@@ -42,7 +43,7 @@ struct DiskArgument {
 struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
-  std::vector<std::string> disks, nets;
+  std::vector<std::string> disks, scsi_disks, nets;
   std::string name, file, config;
   bool no_reboot = false, as_json = false, now = false;
 };
@@ -52,9 +53,10 @@ int report(const Error& error) {
   return exit_failed;
 }
 
-// NAME[,raw][,ro][,queues=N]. A name may have commas: only what is known is cut off its
-// end.
-Result<DiskArgument> parse_disk(const std::string& text) {
+// NAME[,raw][,ro][,queues=N]; a SCSI disk has no queues of its own. A name may have commas:
+// only what is known is cut off its end.
+Result<DiskArgument> parse_disk(const std::string& text, DiskKind kind) {
+  const char* const option = kind == DiskKind::scsi ? "--scsi" : "--disk";
   DiskArgument disk{.name = text};
   for (;;) {
     const auto comma = disk.name.rfind(',');
@@ -65,13 +67,13 @@ Result<DiskArgument> parse_disk(const std::string& text) {
       disk.options.raw = true;
     } else if (word == "ro") {
       disk.options.read_only = true;
-    } else if (word.starts_with(queues)) {
+    } else if (kind == DiskKind::block && word.starts_with(queues)) {
       const std::string digits = word.substr(queues.size());
       const bool number = !digits.empty() && digits.size() <= 3 &&
                           digits.find_first_not_of("0123456789") == digits.npos;
       if (!number) {
-        return fail(ErrorKind::invalid_argument, "--disk {}: '{}' is not a number of queues", text,
-                    digits);
+        return fail(ErrorKind::invalid_argument, "{} {}: '{}' is not a number of queues", option,
+                    text, digits);
       }
       disk.queues = static_cast<std::uint16_t>(std::stoul(digits));
     } else {
@@ -79,7 +81,7 @@ Result<DiskArgument> parse_disk(const std::string& text) {
     }
     disk.name.erase(comma);
   }
-  if (disk.name.empty()) return fail(ErrorKind::invalid_argument, "--disk {}: no name", text);
+  if (disk.name.empty()) return fail(ErrorKind::invalid_argument, "{} {}: no name", option, text);
   return disk;
 }
 
@@ -116,7 +118,7 @@ Result<MachineConfig> configure(const Arguments& a) {
   if (!memory) return std::unexpected(memory.error());
   config.memory = *memory;
   for (const std::string& text : a.disks) {
-    auto disk = parse_disk(text);
+    auto disk = parse_disk(text, DiskKind::block);
     if (!disk) return std::unexpected(disk.error());
     if (disk->name.starts_with(vhost_user)) {
       if (disk->options.raw || disk->options.read_only) {
@@ -131,6 +133,13 @@ Result<MachineConfig> configure(const Arguments& a) {
     if (!store) return std::unexpected(store.error());
     config.disks.push_back(
         {std::move(*store), disk->queues, fmt::format("disk{}", config.disks.size())});
+  }
+  for (const std::string& text : a.scsi_disks) {
+    auto disk = parse_disk(text, DiskKind::scsi);
+    if (!disk) return std::unexpected(disk.error());
+    auto store = blockdev::chain::open_disk(disk->name, disk->options);
+    if (!store) return std::unexpected(store.error());
+    config.scsi_disks.push_back(std::move(*store));
   }
   for (const std::string& text : a.nets) {
     auto net = parse_net(text);
@@ -289,7 +298,10 @@ void show(const std::vector<nlohmann::json>& machines) {
                    {"disks"}});
   for (const auto& machine : machines) {
     std::string disks;
-    for (const auto& disk : machine["disks"]) {
+    nlohmann::json all = machine["disks"];
+    for (const auto& disk : machine.value("scsi_disks", nlohmann::json::array()))
+      all.push_back(disk);
+    for (const auto& disk : all) {
       disks += fmt::format("{}{}{}", disks.empty() ? "" : ", ", disk["name"].get<std::string>(),
                            disk.value("read_only", false) ? " (read-only)" : "");
     }
@@ -344,6 +356,7 @@ Result<> complete(Arguments& a, const CLI::App& run) {
   take("--cpus", a.cpus, config.cpus);
   take("--memory", a.memory, config.memory);
   take("--disk", a.disks, config.disks);
+  take("--scsi", a.scsi_disks, config.scsi_disks);
   take("--net", a.nets, config.nets);
   take("--console", a.console, config.console);
   take("--name", a.name, config.name);
@@ -363,6 +376,10 @@ CLI::App* add_run(CLI::App& app, Arguments& a) {
   run->add_option("--disk", a.disks,
                   "NAME[,raw][,ro][,queues=N]: a chain's top layer, an NBD or NFS URI, or with raw "
                   "a file or device; or vhost-user=SOCKET[,queues=N]; may be given several times")
+      ->allow_extra_args(false);
+  run->add_option("--scsi", a.scsi_disks,
+                  "NAME[,raw][,ro]: such a disk as a unit of the machine's SCSI adapter; may be "
+                  "given several times")
       ->allow_extra_args(false);
   run->add_option("--net", a.nets,
                   "tap=NAME[,mac=ADDRESS] or vhost-user=SOCKET[,mac=ADDRESS]: a network card on "

@@ -79,6 +79,7 @@ Result<> take_key(RunConfig& config, const std::string& key, const json& value) 
   if (key == "cpus") return take(key, value, config.cpus);
   if (key == "memory") return take_size(key, value, config.memory);
   if (key == "disk") return take(key, value, config.disks);
+  if (key == "scsi") return take(key, value, config.scsi_disks);
   if (key == "net") return take(key, value, config.nets);
   if (key == "console") return take_console(key, value, config.console);
   if (key == "name") return take(key, value, config.name);

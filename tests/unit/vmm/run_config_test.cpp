@@ -9,7 +9,8 @@ namespace {
 TEST(RunConfig, HasAKeyForEachOption) {
   const auto config = parse_run_config(R"({
     "kernel": "/vmlinuz", "initrd": "/initrd.img", "cmdline": "console=ttyS0 quiet", "cpus": 4,
-    "memory": "2G", "disk": ["a.img,raw", "nbd://host/"], "net": ["tap=tap0"],
+    "memory": "2G", "disk": ["a.img,raw", "nbd://host/"], "scsi": ["b.img,raw"],
+    "net": ["tap=tap0"],
     "console": "virtio", "name": "web", "no-reboot": true})");
   ASSERT_TRUE(config) << config.error().message;
   RunConfig wanted;
@@ -19,6 +20,7 @@ TEST(RunConfig, HasAKeyForEachOption) {
   wanted.cpus = 4;
   wanted.memory = "2G";
   wanted.disks = {"a.img,raw", "nbd://host/"};
+  wanted.scsi_disks = {"b.img,raw"};
   wanted.nets = {"tap=tap0"};
   wanted.console = "virtio";
   wanted.name = "web";
