@@ -78,6 +78,7 @@ constexpr AllowedCall vcpu[] = {
     // What a vhost-user back end is told when the guest starts or resets it.
     any(SYS_sendmsg),
     any(SYS_recvmsg),
+    any(SYS_poll),
 };
 
 constexpr AllowedCall device[] = {
