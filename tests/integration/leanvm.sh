@@ -202,7 +202,7 @@ refused "too many queues" 1 "65 queues are asked for" --kernel "$kernel" --disk 
 refused "no queues" 1 "is not a number of queues" --kernel "$kernel" --disk raw.img,raw,queues=x
 refused "no name" 2 "is no name for a machine" --kernel "$kernel" --name ../x
 refused "no kernel named" 2 "--kernel" --memory 32M
-refused "no such configuration" 2 "cannot read the configuration 'none.json'" --config none.json
+refused "no such configuration" 2 "cannot read the configuration 'none.json': No such file" --config none.json
 echo '{"kernel": "x", "disks": []}' >wrong.json
 refused "an unknown key" 2 '"disks" is no key' --config wrong.json
 echo '{"memory": "32M"}' >wrong.json
