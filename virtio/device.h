@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "virtio/guest_memory.h"
+#include "virtio/queue_figures.h"
 #include "virtio/split_queue.h"
 
 namespace tidepool::virtio {
@@ -45,6 +46,7 @@ struct QueueStart {
   Interrupt* interrupt = nullptr;        // as long
   InflightNotes* notes = nullptr;        // as long; null: none are kept
   std::vector<std::uint16_t> left = {};  // heads that the notes say were left
+  QueueFigures* figures = nullptr;       // as long; null: nobody counts
 };
 
 struct DeviceStart {

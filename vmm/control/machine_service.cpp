@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/prometheus_text.h"
+#include "vmm/control/figures_text.h"
 #include "vmm/sandbox/confinement.h"
 
 namespace tidepool::vmm {
@@ -25,6 +27,9 @@ std::string directory() { return control_directory("leanvm"); }
 std::string socket_path(const std::string& name) {
   return fmt::format("{}/{}{}", directory(), name, suffix);
 }
+
+// Those that the guest caused.
+std::uint64_t sum(const ExitFigures& exits) { return exits.port + exits.memory + exits.other; }
 
 json describe(Machine& machine, const std::string& name) {
   const MachineConfig& config = machine.config();
@@ -52,7 +57,7 @@ json describe(Machine& machine, const std::string& name) {
           {"memory", config.memory},
           {"disks", disks},
           {"nets", nets},
-          {"exits", machine.exits()},
+          {"exits", sum(machine.figures().exits)},
           {"memory_writers", machine.writers().names()}};
 }
 
@@ -93,6 +98,15 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
        [&machine, name](Request) -> Result<ControlReply> {
          return ControlReply{describe(machine, name).dump(2) + "\n"};
        }},
+      {"GET", "/v1/stat",
+       [&machine, name](Request) -> Result<ControlReply> {
+         return ControlReply{to_json(name, machine.figures()).dump(2) + "\n"};
+       }},
+      {"GET", "/v1/metrics",
+       [&machine, name](Request) -> Result<ControlReply> {
+         return ControlReply{prometheus_text(to_json(name, machine.figures())),
+                             PrometheusText::content_type};
+       }},
       {"PUT", "/v1/pause", [&machine](Request) { return done(machine.pause()); }},
       {"PUT", "/v1/resume", [&machine](Request) { return done(machine.resume()); }},
       {"PUT", "/v1/power-button",
@@ -131,14 +145,29 @@ Result<ControlClient> connect(const std::string& name) {
 
 }  // namespace
 
-Result<json> machine_info(const std::string& name) {
+namespace {
+
+// A JSON object.
+Result<json> ask(const std::string& name, const char* path) {
   auto client = connect(name);
   if (!client) return std::unexpected(client.error());
-  auto body = client->request("GET", "/v1/info");
+  auto body = client->request("GET", path);
   if (!body) return std::unexpected(body.error());
-  json info = json::parse(*body, nullptr, false);
-  if (info.is_object()) return info;
+  json answer = json::parse(*body, nullptr, false);
+  if (answer.is_object()) return answer;
   return fail(ErrorKind::io, "the machine '{}' gives no answer that makes sense", name);
+}
+
+}  // namespace
+
+Result<json> machine_info(const std::string& name) { return ask(name, "/v1/info"); }
+
+Result<json> machine_figures(const std::string& name) { return ask(name, "/v1/stat"); }
+
+Result<std::string> machine_metrics(const std::string& name) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  return client->request("GET", "/v1/metrics");
 }
 
 Result<> tell_machine(const std::string& name, const std::string& action) {

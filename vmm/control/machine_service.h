@@ -1,6 +1,7 @@
 // A running machine's control service: HTTP and JSON on a Unix socket, and its client.
 //
 //   GET /v1/info                what the machine is and does
+//   GET /v1/stat, /v1/metrics   its figures, in JSON and as Prometheus' text
 //   PUT /v1/pause, /v1/resume   nothing of it runs, or it does again
 //   PUT /v1/power-button        as a finger on it: the guest decides
 //   PUT /v1/stop                its plug is pulled; what its disks took is finished
@@ -38,6 +39,8 @@ class MachineService {
 
 // not_found: no such machine runs.
 Result<nlohmann::json> machine_info(const std::string& name);
+Result<nlohmann::json> machine_figures(const std::string& name);  // figures_text.h
+Result<std::string> machine_metrics(const std::string& name);     // Prometheus' text
 // action: "pause", "resume", "power-button" or "stop".
 Result<> tell_machine(const std::string& name, const std::string& action);
 // Returns when the machine was saved and its process is gone, its disks free.

@@ -293,10 +293,21 @@ bool Machine::is_paused() const {
   return !going_;
 }
 
-std::uint64_t Machine::exits() const {
-  std::uint64_t sum = 0;
-  for (const auto& vcpu : vcpus_) sum += vcpu->exits();
-  return sum;
+MachineFigures Machine::figures() const {
+  MachineFigures figures{.memory = ram_->size(), .memory_used = ram_->used()};
+  for (const auto& vcpu : vcpus_) {
+    const ExitFigures exits = vcpu->exits();
+    figures.exits.port += exits.port;
+    figures.exits.memory += exits.memory;
+    figures.exits.other += exits.other;
+    figures.exits.interrupted += exits.interrupted;
+  }
+  for (const auto& function : functions_) {
+    figures.devices.push_back(function->figures());
+    figures.devices.back().slot =
+        static_cast<unsigned>(figures.devices.size());  // behind the bridge
+  }
+  return figures;
 }
 
 Result<> Machine::flush_disks() {

@@ -32,6 +32,7 @@
 #include "vmm/devices/serial_port.h"
 #include "vmm/kvm/interrupt_routes.h"
 #include "vmm/kvm/kvm_vm.h"
+#include "vmm/machine/machine_figures.h"
 #include "vmm/machine/vcpu_thread.h"
 #include "vmm/memory/guest_ram.h"
 #include "vmm/memory/writer_registry.h"
@@ -106,7 +107,7 @@ class Machine {
   GuestRam& ram() { return *ram_; }
   virtio::Device& device(std::size_t index) { return functions_[index]->device(); }  // disks first
   const MachineConfig& config() const { return config_; }
-  std::uint64_t exits() const;  // of all vCPUs, since the start
+  MachineFigures figures() const;  // since the start
 
  private:
   explicit Machine(MachineConfig config) : config_(std::move(config)) {}

@@ -44,7 +44,7 @@ struct Arguments {
   unsigned cpus = 1;
   std::vector<std::string> disks, nets;
   std::string name, file, config;
-  bool no_reboot = false, as_json = false, now = false;
+  bool no_reboot = false, as_json = false, prometheus = false, now = false;
 };
 
 int report(const Error& error) {
@@ -315,6 +315,54 @@ int run_info(const Arguments& a) {
   return exit_ok;
 }
 
+// For people, of one machine.
+void show_figures(const nlohmann::json& figures) {
+  using Align = TextTable::Align;
+  const auto& exits = figures.at("exits");
+  print(fmt::format(
+      "memory: {} of {} in use\nexits: {} for ports, {} for memory, {} others; {} interrupted\n\n",
+      format_size(figures.at("memory_used_bytes").get<std::uint64_t>()),
+      format_size(figures.at("memory_bytes").get<std::uint64_t>()),
+      exits.at("port").get<std::uint64_t>(), exits.at("memory").get<std::uint64_t>(),
+      exits.at("other").get<std::uint64_t>(), exits.at("interrupted").get<std::uint64_t>()));
+  TextTable table({{"device"},
+                   {"kicks", Align::right},
+                   {"interrupts", Align::right},
+                   {"requests", Align::right},
+                   {"from guest", Align::right},
+                   {"to guest", Align::right}});
+  for (const auto& device : figures.at("devices")) {
+    const bool served = device.contains("requests");
+    const auto number = [&](const char* member) {
+      return served ? std::to_string(device.at(member).get<std::uint64_t>()) : "-";
+    };
+    const auto bytes = [&](const char* member) {
+      return served ? format_size(device.at(member).get<std::uint64_t>()) : "-";
+    };
+    table.add({printable(device.at("name").get<std::string>()), number("kicks"),
+               std::to_string(device.at("interrupts").get<std::uint64_t>()), number("requests"),
+               bytes("bytes_from_guest"), bytes("bytes_to_guest")});
+  }
+  print(table.render());
+}
+
+int run_stat(const Arguments& a) {
+  if (a.prometheus) {
+    const auto text = machine_metrics(a.name);
+    if (!text) return report(text.error());
+    print(*text);
+    return exit_ok;
+  }
+  const auto figures = machine_figures(a.name);
+  if (!figures) return report(figures.error());
+  if (a.as_json) {
+    print(figures->dump(2) + "\n");
+  } else {
+    show_figures(*figures);
+  }
+  return exit_ok;
+}
+
 int tell(const Arguments& a, const char* action) {
   auto told = tell_machine(a.name, action);
   return told ? exit_ok : report(told.error());
@@ -382,8 +430,11 @@ int run(int argc, char** argv) {
   };
   CLI::App* const list = verb("list", "Show the machines that run");
   CLI::App* const info = verb("info", "Show one machine");
-  for (CLI::App* const shows : {list, info})
-    shows->add_flag("--json", a.as_json, "Print JSON, sizes in bytes");
+  CLI::App* const stat = verb("stat", "Show one machine's figures");
+  CLI::Option* json = nullptr;
+  for (CLI::App* const shows : {list, info, stat})
+    json = shows->add_flag("--json", a.as_json, "Print JSON, sizes in bytes");
+  stat->add_flag("--prometheus", a.prometheus, "Print Prometheus' text")->excludes(json);
   const CLI::App* const pause = verb("pause", "Nothing of the machine runs until it is resumed");
   const CLI::App* const resume = verb("resume", "The machine runs again");
   CLI::App* const stop = verb("stop", "Press the machine's power button");
@@ -411,6 +462,7 @@ int run(int argc, char** argv) {
   if (save->parsed()) return run_save(a);
   if (list->parsed()) return run_list(a);
   if (info->parsed()) return run_info(a);
+  if (stat->parsed()) return run_stat(a);
   if (pause->parsed()) return tell(a, "pause");
   if (resume->parsed()) return tell(a, "resume");
   return tell(a, a.now ? "stop" : "power-button");
