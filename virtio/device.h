@@ -68,6 +68,11 @@ class Device {
   // Copies the configuration from `offset` on; what is beyond its end reads as zeros.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> out) const = 0;
 
+  // What the driver writes there; most devices have nothing that it may write.
+  virtual void write_config(std::uint64_t, std::span<const std::byte>) {}
+  // Whether the configuration is what the device keeps (save()), not what it is.
+  virtual bool config_is_state() const { return false; }
+
   // Gives it the guest's memory; again when that changes, after reset().
   virtual void connect(std::shared_ptr<const GuestMemory> memory) = 0;
   virtual Result<> start(DeviceStart start) = 0;

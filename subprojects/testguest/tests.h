@@ -13,4 +13,5 @@ void test_hostile();  // random registers and chains; the device may break, no m
 void test_echo();     // what is typed, until a line's end
 void test_button();   // waits for the power button
 void test_steps();    // counts in registers, memory and disk at once, until the power button
+void test_balloon();  // gives memory away and takes it back, as the host asks; reports some
 void test_dirty();    // writes to every third page of 8 MiB, over and over

@@ -171,8 +171,9 @@ assert all((kind == 'counter') == name.endswith('_total') for name, kind in kind
 vm = ('vm', 'figures')
 for reason, count in figures['exits'].items():
     assert series.pop(('leanvm_exits_total', (vm, ('reason', reason)))) == count
-for member in 'memory', 'memory_used':
+for member in 'memory', 'memory_used', 'balloon_target', 'balloon':
     assert series.pop((f'leanvm_{member}_bytes', (vm,))) == figures[f'{member}_bytes']
+assert series.pop(('leanvm_released_bytes_total', (vm,))) == figures['released_bytes']
 for device in figures['devices']:
     of = (vm, ('device', device['name']), ('slot', str(device['slot'])))
     for member, name in (('kicks', 'kicks'), ('interrupts', 'interrupts'), ('requests', 'requests'),

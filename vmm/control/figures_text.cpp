@@ -20,6 +20,10 @@ constexpr const char* exit_reasons[] = {"port", "memory", "other", "interrupted"
 constexpr Member machine_members[] = {
     {"memory_bytes", {"leanvm_memory_bytes", "Memory that the guest has."}},
     {"memory_used_bytes", {"leanvm_memory_used_bytes", "Memory of the host that it takes."}},
+    {"balloon_target_bytes",
+     {"leanvm_balloon_target_bytes", "Memory that the guest is asked to give back."}},
+    {"balloon_bytes", {"leanvm_balloon_bytes", "Memory that it says it gave."}},
+    {"released_bytes", {"leanvm_released_bytes_total", "Memory that was given back to the host."}},
 };
 
 constexpr Member device_members[] = {
@@ -49,6 +53,9 @@ json to_json(const std::string& name, const MachineFigures& figures) {
   return {{"name", name},
           {"memory_bytes", figures.memory},
           {"memory_used_bytes", figures.memory_used},
+          {"balloon_target_bytes", figures.balloon.target},
+          {"balloon_bytes", figures.balloon.held},
+          {"released_bytes", figures.balloon.released},
           {"exits",
            {{"port", figures.exits.port},
             {"memory", figures.exits.memory},

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/prometheus_text.h"
+#include "base/size_text.h"
 #include "vmm/control/figures_text.h"
 #include "vmm/sandbox/confinement.h"
 
@@ -119,6 +120,15 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
          machine.stop();
          return done({});
        }},
+      {"PUT", "/v1/balloon",
+       [&machine](Request request) -> Result<ControlReply> {
+         const auto size = request.parameters.find("size");
+         const auto bytes =
+             size == request.parameters.end() ? parse_size("") : parse_size(size->second);
+         if (!bytes)
+           return fail(ErrorKind::invalid_argument, "balloon wants size=, such as 512M or 0");
+         return done(machine.set_balloon(*bytes));
+       }},
       {"PUT", "/v1/save",
        [&machine, setup = std::move(setup)](Request request) -> Result<ControlReply> {
          const auto file = request.parameters.find("file");
@@ -174,6 +184,14 @@ Result<> tell_machine(const std::string& name, const std::string& action) {
   auto client = connect(name);
   if (!client) return std::unexpected(client.error());
   auto body = client->request("PUT", "/v1/" + action);
+  if (!body) return std::unexpected(body.error());
+  return {};
+}
+
+Result<> set_machine_balloon(const std::string& name, const std::string& size) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  auto body = client->request("PUT", "/v1/balloon", {{"size", size}});
   if (!body) return std::unexpected(body.error());
   return {};
 }

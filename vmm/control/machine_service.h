@@ -5,6 +5,7 @@
 //   PUT /v1/pause, /v1/resume   nothing of it runs, or it does again
 //   PUT /v1/power-button        as a finger on it: the guest decides
 //   PUT /v1/stop                its plug is pulled; what its disks took is finished
+//   PUT /v1/balloon?size=SIZE   the guest is asked for so much of its memory
 //   PUT /v1/save?file=PATH      written to a file; then it ends
 //
 // The socket is the machine's name: as long as it is there, no other machine has it.
@@ -43,6 +44,8 @@ Result<nlohmann::json> machine_figures(const std::string& name);  // figures_tex
 Result<std::string> machine_metrics(const std::string& name);     // Prometheus' text
 // action: "pause", "resume", "power-button" or "stop".
 Result<> tell_machine(const std::string& name, const std::string& action);
+// size: as parse_size() takes it, what the guest is asked to give back.
+Result<> set_machine_balloon(const std::string& name, const std::string& size);
 // Returns when the machine was saved and its process is gone, its disks free.
 Result<> save_machine(const std::string& name, const std::filesystem::path& file);
 // The info of each that answers, by name.

@@ -180,6 +180,11 @@ Result<> Machine::add_devices() {
   auto entropy = virtio::EntropyDevice::create();
   if (!entropy) return std::unexpected(entropy.error());
   if (auto added = add_device(std::move(*entropy)); !added) return added;
+  auto balloon = virtio::BalloonDevice::create();
+  if (!balloon) return std::unexpected(balloon.error());
+  balloon_ = balloon->get();
+  if (auto added = add_device(std::move(*balloon)); !added) return added;
+  balloon_function_ = functions_.back().get();
   if (config_.console != ConsoleKind::virtio) return {};
   auto console = virtio::ConsoleDevice::create([this](std::span<const iovec> pieces) {
     const std::lock_guard lock(output_mutex_);
@@ -293,8 +298,15 @@ bool Machine::is_paused() const {
   return !going_;
 }
 
+Result<> Machine::set_balloon(std::uint64_t bytes) {
+  if (auto set = balloon_->set_target(bytes); !set) return set;
+  balloon_function_->config_changed();
+  return {};
+}
+
 MachineFigures Machine::figures() const {
   MachineFigures figures{.memory = ram_->size(), .memory_used = ram_->used()};
+  figures.balloon = balloon_->figures();
   for (const auto& vcpu : vcpus_) {
     const ExitFigures exits = vcpu->exits();
     figures.exits.port += exits.port;

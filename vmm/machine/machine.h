@@ -22,6 +22,7 @@
 
 #include "base/result.h"
 #include "blockdev/block_store.h"
+#include "virtio/balloon_device.h"
 #include "virtio/console_device.h"
 #include "virtio/mac_address.h"
 #include "virtio/packet_port.h"
@@ -107,6 +108,8 @@ class Machine {
   GuestRam& ram() { return *ram_; }
   virtio::Device& device(std::size_t index) { return functions_[index]->device(); }  // disks first
   const MachineConfig& config() const { return config_; }
+  // How much of its memory the guest is asked to give back; 0: nothing. Any thread.
+  Result<> set_balloon(std::uint64_t bytes);
   MachineFigures figures() const;  // since the start
 
  private:
@@ -143,6 +146,8 @@ class Machine {
   std::unique_ptr<ResetPort> reset_port_;
   PciBus pci_;
   std::vector<std::unique_ptr<VirtioPci>> functions_;
+  virtio::BalloonDevice* balloon_ = nullptr;  // the device of balloon_function_
+  VirtioPci* balloon_function_ = nullptr;     // one of functions_
   std::unique_ptr<VcpuWorld> world_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;  // before what they call goes
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "virtio/balloon_device.h"
 #include "vmm/pci/device_figures.h"
 
 namespace tidepool::vmm {
@@ -20,6 +21,7 @@ struct MachineFigures {
   ExitFigures exits;
   std::uint64_t memory = 0;       // bytes that the guest has
   std::uint64_t memory_used = 0;  // bytes of it that are the host's
+  virtio::BalloonFigures balloon;
   std::vector<DeviceFigures> devices;
 };
 

@@ -222,6 +222,8 @@ void VirtioPci::write(std::uint64_t offset, std::span<const std::byte> in) {
       [[maybe_unused]] const auto written = ::write(queues_[index].kick.get(), &one, sizeof one);
       return;
     }
+    case device_page:
+      return device_->write_config(at, in);
     case table_page:
       return msix_->write_table(at, in);
     default:
@@ -248,7 +250,7 @@ std::uint64_t VirtioPci::read_common(std::uint64_t offset) {
     case device_status:
       return status_ | (broken_ ? std::uint32_t{VIRTIO_CONFIG_S_NEEDS_RESET} : 0);
     case config_generation:
-      return 0;  // no configuration of ours changes
+      return generation_;
     case queue_select:
       return queue_select_;
     case queue_size:
@@ -403,6 +405,11 @@ void VirtioPci::break_down(const std::string& why) {
   if (complaints_.fetch_add(1) < most_complaints) {
     log().warn("{}: its driver broke the rules: {}", device_->name(), why);
   }
+  msix_->signal(config_vector_);
+}
+
+void VirtioPci::config_changed() {
+  ++generation_;
   msix_->signal(config_vector_);
 }
 

@@ -52,6 +52,8 @@ class VirtioPci final : public PciFunction, private BusDevice {
   // Of a quiet function. restore(): into a new one, whose device rests until resume();
   // the guest's memory must be there by then.
   FunctionState save();
+  // What the driver reads of the device has changed: it is told so. Any thread.
+  void config_changed();
   // Any thread. Its place on the bus is not known here.
   DeviceFigures figures() const;
   Result<> restore(const FunctionState& state);
@@ -97,6 +99,7 @@ class VirtioPci final : public PciFunction, private BusDevice {
   std::vector<std::unique_ptr<Counted>> counted_;  // as constant; of each queue
   std::atomic<bool> broken_{false};
   std::atomic<unsigned> complaints_{0};
+  std::atomic<std::uint8_t> generation_{0};  // of the device's configuration
   std::atomic<std::uint16_t> config_vector_{Msix::no_vector};
 
   std::mutex mutex_;  // guards all below; before the device's threads are waited for

@@ -43,7 +43,7 @@ struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
   std::vector<std::string> disks, nets;
-  std::string name, file, config;
+  std::string name, file, config, balloon;
   bool no_reboot = false, as_json = false, prometheus = false, now = false;
 };
 
@@ -320,9 +320,12 @@ void show_figures(const nlohmann::json& figures) {
   using Align = TextTable::Align;
   const auto& exits = figures.at("exits");
   print(fmt::format(
-      "memory: {} of {} in use\nexits: {} for ports, {} for memory, {} others; {} interrupted\n\n",
+      "memory: {} of {} in use, {} in the balloon of {} asked for\nexits: {} for ports, {} for "
+      "memory, {} others; {} interrupted\n\n",
       format_size(figures.at("memory_used_bytes").get<std::uint64_t>()),
       format_size(figures.at("memory_bytes").get<std::uint64_t>()),
+      format_size(figures.at("balloon_bytes").get<std::uint64_t>()),
+      format_size(figures.at("balloon_target_bytes").get<std::uint64_t>()),
       exits.at("port").get<std::uint64_t>(), exits.at("memory").get<std::uint64_t>(),
       exits.at("other").get<std::uint64_t>(), exits.at("interrupted").get<std::uint64_t>()));
   TextTable table({{"device"},
@@ -439,6 +442,8 @@ int run(int argc, char** argv) {
   const CLI::App* const resume = verb("resume", "The machine runs again");
   CLI::App* const stop = verb("stop", "Press the machine's power button");
   stop->add_flag("--now", a.now, "End it at once, whatever the guest does");
+  CLI::App* const balloon = verb("balloon", "Ask the guest for some of its memory");
+  balloon->add_option("SIZE", a.balloon, "So much in all; 0: it has all again")->required();
   CLI::App* const save = verb("save", "Write the machine to a file and end it");
   save->add_option("FILE", a.file, "The file")->required();
   CLI::App* const restore = app.add_subcommand("restore", "Run a saved machine from where it was");
@@ -460,6 +465,10 @@ int run(int argc, char** argv) {
     return run_restored(a);
   }
   if (save->parsed()) return run_save(a);
+  if (balloon->parsed()) {
+    const auto set = set_machine_balloon(a.name, a.balloon);
+    return set ? exit_ok : report(set.error());
+  }
   if (list->parsed()) return run_list(a);
   if (info->parsed()) return run_info(a);
   if (stat->parsed()) return run_stat(a);
