@@ -92,6 +92,37 @@ wait "${children[-1]}" || fail "echo: $(cat echo)"
 grep -qx 'testguest: heard a line' echo || fail "echo: $(cat echo)"
 say "echo: passed"
 
+# The console of a machine that runs elsewhere, for two at once; the later one sees what was
+# printed before it came.
+export LEANVM_RUN=$work/run-shown
+mkfifo typed
+touch shown watched watched-too
+"$leanvm" run --name shown --kernel "$kernel" --memory 32M --cmdline test=echo </dev/null >shown 2>&1 &
+shown=$!
+children+=("$shown")
+wait_until 60 grep -q listening shown || fail "console: $(cat shown)"
+timeout 300 "$leanvm" console shown <typed >watched 2>&1 &
+watcher=$!
+children+=("$watcher")
+exec 3>typed
+wait_until 60 grep -q listening watched || fail "console: $(cat watched)"
+timeout 300 "$leanvm" console shown </dev/null >watched-too 2>&1 &
+watcher_too=$!
+children+=("$watcher_too")
+wait_until 60 grep -q listening watched-too || fail "console: $(cat watched-too)"
+printf 'a line\n' >&3
+wait "$shown" || fail "console: $(cat shown)"
+exec 3>&-
+wait "$watcher" || fail "console: $(cat watched)"
+wait "$watcher_too" || fail "console: $(cat watched-too)"
+cmp shown watched && cmp shown watched-too || fail "console: $(cat shown watched watched-too)"
+grep -qx 'testguest: heard a line' watched || fail "console: $(cat watched)"
+[[ ! -e $LEANVM_RUN/shown.console ]] || fail "console: its socket stays"
+status=0
+"$leanvm" console shown </dev/null >out 2>err || status=$?
+[[ $status -eq 1 ]] && grep -q "no machine with the name 'shown' runs" err || fail "console: $(cat err)"
+say "console: passed"
+
 # A machine that is told to stop ends with its disks whole and unlocked.
 timeout 300 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=echo --disk raw.img,raw \
   </dev/null >stopped 2>&1 &

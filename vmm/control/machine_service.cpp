@@ -63,8 +63,8 @@ json describe(Machine& machine, const std::string& name) {
 }
 
 // One that cannot be confined is to end: what its socket is told might be hostile.
-void confine_control(Machine& machine) {
-  ::pthread_setname_np(::pthread_self(), "control");
+void confine_control(Machine& machine, const char* name) {
+  ::pthread_setname_np(::pthread_self(), name);
   if (!machine.config().confined) return;
   auto confined = confine_thread(ThreadKind::control);
   if (confined) return;
@@ -138,10 +138,21 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
        }},
   };
   auto server = ControlServer::start(socket_path(name), std::move(routes),
-                                     [&machine] { confine_control(machine); });
+                                     [&machine] { confine_control(machine, "control"); });
   if (server) return std::unique_ptr<MachineService>(new MachineService(std::move(*server)));
   if (server.error().kind != ErrorKind::busy) return std::unexpected(server.error());
   return fail(ErrorKind::busy, "a machine with the name '{}' runs already", name);
+}
+
+std::string console_path(const std::string& name) {
+  return fmt::format("{}/{}.console", directory(), name);
+}
+
+Result<std::unique_ptr<ConsoleSocket>> serve_console(const std::string& name, Machine& machine,
+                                                     ConsoleWatchers& watchers) {
+  return ConsoleSocket::start(
+      console_path(name), watchers, [&machine](std::string_view text) { machine.type(text); },
+      [&machine] { confine_control(machine, "console"); });
 }
 
 namespace {

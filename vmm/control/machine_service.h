@@ -19,6 +19,7 @@
 
 #include "base/control_socket.h"
 #include "base/result.h"
+#include "vmm/control/console_socket.h"
 #include "vmm/machine/machine.h"
 
 namespace tidepool::vmm {
@@ -37,6 +38,12 @@ class MachineService {
   explicit MachineService(std::unique_ptr<ControlServer> server) : server_(std::move(server)) {}
   std::unique_ptr<ControlServer> server_;
 };
+
+// Who is attached to the machine's console sees what `watchers` are shown, and types.
+// After the service, which has the name; as long.
+Result<std::unique_ptr<ConsoleSocket>> serve_console(const std::string& name, Machine& machine,
+                                                     ConsoleWatchers& watchers);
+std::string console_path(const std::string& name);  // its socket
 
 // not_found: no such machine runs.
 Result<nlohmann::json> machine_info(const std::string& name);

@@ -78,6 +78,9 @@ constexpr AllowedCall vcpu[] = {
     // What a vhost-user back end is told when the guest starts or resets it.
     any(SYS_sendmsg),
     any(SYS_recvmsg),
+    // Who is attached to the console, which shows what the serial port does.
+    any(SYS_sendto),
+    any(SYS_shutdown),
 };
 
 constexpr AllowedCall device[] = {
@@ -147,7 +150,10 @@ constexpr AllowedCall control[] = {
     {static_cast<int>(SYS_ioctl), 1, 0xff00, KVMIO << 8},  // all of KVM's
 };
 
-constexpr AllowedCall terminal[] = {any(SYS_poll), any(SYS_rt_sigtimedwait)};
+constexpr AllowedCall terminal[] = {
+    any(SYS_poll), any(SYS_rt_sigtimedwait),
+    any(SYS_sendto),  // to a console in another process
+};
 
 // What the others have, and what opening disks, connections and memory takes. Programs and
 // processes are not among it: clone() makes threads only.

@@ -15,13 +15,15 @@
 #include "base/file_limit.h"
 #include "base/log.h"
 #include "base/size_text.h"
-#include "base/text_table.h"
 #include "blockdev/chain/open_disk.h"
 #include "virtio/tap_port.h"
+#include "vmm/control/console_socket.h"
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/confinement.h"
+#include "vmm/tools/console_client.h"
 #include "vmm/tools/run_config.h"
+#include "vmm/tools/show_machines.h"
 #include "vmm/tools/terminal.h"
 
 namespace tidepool::tools {
@@ -111,7 +113,7 @@ Result<MachineConfig> configure(const Arguments& a) {
                        .cpus = a.cpus,
                        .console = a.console == "virtio" ? ConsoleKind::virtio : ConsoleKind::serial,
                        .confined = true,
-                       .output = print};
+                       .output = {}};
   auto memory = parse_size(a.memory);
   if (!memory) return std::unexpected(memory.error());
   config.memory = *memory;
@@ -215,6 +217,11 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
   auto config = configure(a);
   if (!config) return std::unexpected(config.error());
   const std::uint64_t memory = config->memory;
+  ConsoleWatchers watchers;
+  config->output = [&watchers](std::string_view text) {
+    print(text);
+    watchers.print(text);
+  };
   auto machine = saved != nullptr ? Machine::restore(std::move(*config), *saved)
                                   : Machine::create(std::move(*config));
   saved.reset();
@@ -222,6 +229,8 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
   Machine& running = **machine;
   auto service = MachineService::start(running, setup_of(a, memory));
   if (!service) return std::unexpected(service.error());
+  auto console = serve_console(a.name, running, watchers);
+  if (!console) return std::unexpected(console.error());
   signals.watch([&] { running.stop(); });
   Result<Outcome> outcome;
   {
@@ -270,36 +279,12 @@ int run_save(const Arguments& a) {
   return saved ? exit_ok : report(saved.error());
 }
 
-// A list for people, of all machines or one.
-void show(const std::vector<nlohmann::json>& machines) {
-  using Align = TextTable::Align;
-  TextTable table({{"name"},
-                   {"pid", Align::right},
-                   {"state"},
-                   {"cpus", Align::right},
-                   {"memory", Align::right},
-                   {"exits", Align::right},
-                   {"disks"}});
-  for (const auto& machine : machines) {
-    std::string disks;
-    for (const auto& disk : machine["disks"]) {
-      disks += fmt::format("{}{}{}", disks.empty() ? "" : ", ", disk["name"].get<std::string>(),
-                           disk.value("read_only", false) ? " (read-only)" : "");
-    }
-    table.add({machine["name"], std::to_string(machine["pid"].get<int>()), machine["state"],
-               std::to_string(machine["cpus"].get<unsigned>()),
-               format_size(machine["memory"].get<std::uint64_t>()),
-               std::to_string(machine["exits"].get<std::uint64_t>()), printable(disks)});
-  }
-  print(table.render());
-}
-
 int run_list(const Arguments& a) {
   const auto machines = running_machines();
   if (a.as_json) {
     print(nlohmann::json(machines).dump(2) + "\n");
   } else {
-    show(machines);
+    print(machines_table(machines));
   }
   return exit_ok;
 }
@@ -310,43 +295,9 @@ int run_info(const Arguments& a) {
   if (a.as_json) {
     print(info->dump(2) + "\n");
   } else {
-    show({*info});
+    print(machines_table({*info}));
   }
   return exit_ok;
-}
-
-// For people, of one machine.
-void show_figures(const nlohmann::json& figures) {
-  using Align = TextTable::Align;
-  const auto& exits = figures.at("exits");
-  print(fmt::format(
-      "memory: {} of {} in use, {} in the balloon of {} asked for\nexits: {} for ports, {} for "
-      "memory, {} others; {} interrupted\n\n",
-      format_size(figures.at("memory_used_bytes").get<std::uint64_t>()),
-      format_size(figures.at("memory_bytes").get<std::uint64_t>()),
-      format_size(figures.at("balloon_bytes").get<std::uint64_t>()),
-      format_size(figures.at("balloon_target_bytes").get<std::uint64_t>()),
-      exits.at("port").get<std::uint64_t>(), exits.at("memory").get<std::uint64_t>(),
-      exits.at("other").get<std::uint64_t>(), exits.at("interrupted").get<std::uint64_t>()));
-  TextTable table({{"device"},
-                   {"kicks", Align::right},
-                   {"interrupts", Align::right},
-                   {"requests", Align::right},
-                   {"from guest", Align::right},
-                   {"to guest", Align::right}});
-  for (const auto& device : figures.at("devices")) {
-    const bool served = device.contains("requests");
-    const auto number = [&](const char* member) {
-      return served ? std::to_string(device.at(member).get<std::uint64_t>()) : "-";
-    };
-    const auto bytes = [&](const char* member) {
-      return served ? format_size(device.at(member).get<std::uint64_t>()) : "-";
-    };
-    table.add({printable(device.at("name").get<std::string>()), number("kicks"),
-               std::to_string(device.at("interrupts").get<std::uint64_t>()), number("requests"),
-               bytes("bytes_from_guest"), bytes("bytes_to_guest")});
-  }
-  print(table.render());
 }
 
 int run_stat(const Arguments& a) {
@@ -361,7 +312,7 @@ int run_stat(const Arguments& a) {
   if (a.as_json) {
     print(figures->dump(2) + "\n");
   } else {
-    show_figures(*figures);
+    print(figures_tables(*figures));
   }
   return exit_ok;
 }
@@ -442,6 +393,7 @@ int run(int argc, char** argv) {
   const CLI::App* const resume = verb("resume", "The machine runs again");
   CLI::App* const stop = verb("stop", "Press the machine's power button");
   stop->add_flag("--now", a.now, "End it at once, whatever the guest does");
+  const CLI::App* const console = verb("console", "Attach to the machine's console");
   CLI::App* const balloon = verb("balloon", "Ask the guest for some of its memory");
   balloon->add_option("SIZE", a.balloon, "So much in all; 0: it has all again")->required();
   CLI::App* const save = verb("save", "Write the machine to a file and end it");
@@ -463,6 +415,10 @@ int run(int argc, char** argv) {
   if (restore->parsed()) {
     raise_file_limit();
     return run_restored(a);
+  }
+  if (console->parsed()) {
+    const auto attached = attach_console(a.name);
+    return attached ? exit_ok : report(attached.error());
   }
   if (save->parsed()) return run_save(a);
   if (balloon->parsed()) {
