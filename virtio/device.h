@@ -20,6 +20,7 @@
 
 #include "base/result.h"
 #include "virtio/guest_memory.h"
+#include "virtio/queue_figures.h"
 #include "virtio/split_queue.h"
 
 namespace tidepool::virtio {
@@ -45,6 +46,7 @@ struct QueueStart {
   Interrupt* interrupt = nullptr;        // as long
   InflightNotes* notes = nullptr;        // as long; null: none are kept
   std::vector<std::uint16_t> left = {};  // heads that the notes say were left
+  QueueFigures* figures = nullptr;       // as long; null: nobody counts
 };
 
 struct DeviceStart {
@@ -65,6 +67,11 @@ class Device {
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;  // at most so many entries
   // Copies the configuration from `offset` on; what is beyond its end reads as zeros.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> out) const = 0;
+
+  // What the driver writes there; most devices have nothing that it may write.
+  virtual void write_config(std::uint64_t, std::span<const std::byte>) {}
+  // Whether the configuration is what the device keeps (save()), not what it is.
+  virtual bool config_is_state() const { return false; }
 
   // Gives it the guest's memory; again when that changes, after reset().
   virtual void connect(std::shared_ptr<const GuestMemory> memory) = 0;

@@ -15,6 +15,7 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
       queue_(std::move(queue)),
       kick_fd_(start.kick),
       interrupt_(start.interrupt),
+      figures_(start.figures),
       serve_(std::move(serve)),
       broken_(std::move(broken)) {
   kick_.server = this;
@@ -22,6 +23,7 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
     QueueServer& server = *static_cast<Kick&>(self).server;
     server.waiting_ = false;
     server.take_kick();
+    if (server.figures_ != nullptr) server.figures_->kicks.add(1);
     if (server.quiet_) return server.check_quiet();
     server.wait_for_kick();
     server.serve();
@@ -93,11 +95,18 @@ bool QueueServer::take(Chain& chain) {
 void QueueServer::give(const Chain& chain, std::uint32_t written) {
   queue_.push(chain, written);
   --held_;
+  if (figures_ == nullptr) return;
+  figures_->requests.add(1);
+  figures_->bytes_from_guest.add(chain.readable_bytes);
+  figures_->bytes_to_guest.add(written);
 }
 
 void QueueServer::give_all(std::span<const UsedChain> chains) {
   queue_.push_all(chains);
   held_ -= static_cast<unsigned>(chains.size());
+  if (figures_ == nullptr) return;
+  figures_->requests.add(chains.size());
+  for (const UsedChain& chain : chains) figures_->bytes_to_guest.add(chain.written);
 }
 
 void QueueServer::put_back(std::span<const UsedChain> chains) {

@@ -60,6 +60,7 @@ class QueueServer {
   SplitQueue queue_;
   const int kick_fd_;
   Interrupt* const interrupt_;
+  QueueFigures* const figures_;  // or null
   const std::function<bool()> serve_;
   const std::function<void(const std::string&)> broken_;
   Kick kick_;

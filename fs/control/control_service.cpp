@@ -1,5 +1,6 @@
 #include "fs/control/control_service.h"
 
+#include "base/prometheus_text.h"
 #include "fs/control/prometheus.h"
 
 namespace tidepool::control {
@@ -23,7 +24,7 @@ Result<ControlReply> map_route(PoolControl& control, const ControlRequest& reque
 Result<ControlReply> metrics_route(PoolControl& control) {
   const auto figures = control.stat();
   if (!figures) return std::unexpected(figures.error());
-  return ControlReply{prometheus_text(*figures), "text/plain; version=0.0.4"};
+  return ControlReply{prometheus_text(*figures), PrometheusText::content_type};
 }
 
 Result<ControlReply> vm_route(PoolControl& control, const ControlRequest& request) {

@@ -33,11 +33,12 @@ struct Test {
   void (*run)();
 };
 constexpr Test tests[] = {
-    {"none", [] {}},           {"disk", test_disk},   {"refused", test_refused},
-    {"reboot", test_reboot},   {"fault", test_fault}, {"lies", test_lies},
-    {"hostile", test_hostile}, {"echo", test_echo},   {"dirty", test_dirty},
-    {"button", test_button},   {"net", test_net},     {"load", test_load},
-    {"steps", test_steps},     {"scsi", test_scsi},   {"scsi-lies", test_scsi_lies},
+    {"none", [] {}},           {"disk", test_disk},       {"refused", test_refused},
+    {"reboot", test_reboot},   {"fault", test_fault},     {"lies", test_lies},
+    {"hostile", test_hostile}, {"echo", test_echo},       {"dirty", test_dirty},
+    {"button", test_button},   {"net", test_net},         {"load", test_load},
+    {"steps", test_steps},     {"balloon", test_balloon}, {"scsi", test_scsi},
+    {"scsi-lies", test_scsi_lies},
 };
 
 bool same(const char* line, const char* text) {

@@ -2,6 +2,7 @@
 
 #include "console.h"
 #include "guest.h"
+#include "virtio_balloon.h"
 #include "virtio_block.h"
 #include "virtio_net.h"
 #include "virtio_scsi.h"
@@ -346,6 +347,62 @@ void test_steps() {
     say("step ");
     say_number(step);
     say_line("", sum);
+  }
+}
+
+// Three parts of memory, 4 MiB each: one goes into the balloon and comes back, one is
+// reported as free, one is kept. What was given away is zeros, what was kept is as it was.
+void test_balloon() {
+  constexpr uint32_t balloon_id = 5, pages = 1024;
+  constexpr uint16_t power_status = 0x600;
+  constexpr uint32_t given = 8U << 20, freed = given + pages * page, kept = freed + pages * page;
+  static BalloonDriver balloon;
+  VirtioPciDevice device;
+  require(find_virtio(balloon_id, 0, device), "no balloon");
+  balloon.start(device);
+  const auto fill = [](uint32_t first) {
+    for (uint32_t i = 0; i < pages; ++i) write_at<uint32_t>(first + i * page, first + i);
+  };
+  const auto judge = [](uint32_t first, bool zeros) {
+    for (uint32_t i = 0; i < pages; ++i) {
+      const uint32_t wanted = zeros ? 0 : first + i;
+      require(read_at<uint32_t>(first + i * page) == wanted, "another page:", first / page + i);
+    }
+  };
+  fill(given);
+  fill(freed);
+  fill(kept);
+  say("testguest: filled\n");
+  while (balloon.target() != pages) {
+  }
+  balloon.inflate(given, pages);
+  balloon.set_held(pages);
+  say("testguest: gave\n");
+  while (balloon.target() != 0) {
+  }
+  balloon.deflate(given, pages);
+  balloon.set_held(0);
+  judge(given, true);
+  fill(given);
+  say("testguest: has all\n");
+  while (balloon.target() != 1) {
+  }
+  // What is half a page at either end is not free.
+  write_at<uint32_t>(freed + (pages - 1) * page, freed + pages - 1);
+  balloon.report(freed - page / 2, freed + pages / 2 * page, pages / 2 * page);
+  say("testguest: reported\n");
+  while ((in32(power_status) & 1U << 8) == 0) {
+  }
+  judge(given, false);
+  judge(kept, false);
+  require(read_at<uint32_t>(freed) == 0, "a page is not free");
+  require(read_at<uint32_t>(freed + (pages / 2 - 2) * page) == 0, "a page in the middle");
+  require(read_at<uint32_t>(freed + (pages - 1) * page) == 0, "the last page");
+  // The first piece ends half a page before the second: that page was not reported.
+  require(read_at<uint32_t>(freed + (pages / 2 - 1) * page) == freed + pages / 2 - 1,
+          "half a page");
+  balloon.lie();
+  while (!balloon.is_broken()) {
   }
 }
 

@@ -16,3 +16,4 @@ void test_echo();       // what is typed, until a line's end
 void test_button();     // waits for the power button
 void test_steps();      // counts in registers, memory and disk at once, until the power button
 void test_dirty();      // writes to every third page of 8 MiB, over and over
+void test_balloon();    // gives memory away and takes it back, as the host asks; reports some

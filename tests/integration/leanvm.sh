@@ -8,7 +8,7 @@ leanvm=$build/vmm/leanvm
 cowchain=$build/blockdev/tools/cowchain
 kernel=$build/subprojects/testguest/testguest.elf
 
-need nbdkit nbdinfo python3 jq
+need nbdkit nbdinfo python3 jq curl
 [[ -w /dev/kvm ]] || skip "no /dev/kvm"
 begin
 cd "$work"
@@ -105,6 +105,37 @@ wait "${children[-1]}" || fail "echo: $(cat echo)"
 grep -qx 'testguest: heard a line' echo || fail "echo: $(cat echo)"
 say "echo: passed"
 
+# The console of a machine that runs elsewhere, for two at once; the later one sees what was
+# printed before it came.
+export LEANVM_RUN=$work/run-shown
+mkfifo typed
+touch shown watched watched-too
+"$leanvm" run --name shown --kernel "$kernel" --memory 32M --cmdline test=echo </dev/null >shown 2>&1 &
+shown=$!
+children+=("$shown")
+wait_until 60 grep -q listening shown || fail "console: $(cat shown)"
+timeout 300 "$leanvm" console shown <typed >watched 2>&1 &
+watcher=$!
+children+=("$watcher")
+exec 3>typed
+wait_until 60 grep -q listening watched || fail "console: $(cat watched)"
+timeout 300 "$leanvm" console shown </dev/null >watched-too 2>&1 &
+watcher_too=$!
+children+=("$watcher_too")
+wait_until 60 grep -q listening watched-too || fail "console: $(cat watched-too)"
+printf 'a line\n' >&3
+wait "$shown" || fail "console: $(cat shown)"
+exec 3>&-
+wait "$watcher" || fail "console: $(cat watched)"
+wait "$watcher_too" || fail "console: $(cat watched-too)"
+cmp shown watched && cmp shown watched-too || fail "console: $(cat shown watched watched-too)"
+grep -qx 'testguest: heard a line' watched || fail "console: $(cat watched)"
+[[ ! -e $LEANVM_RUN/shown.console ]] || fail "console: its socket stays"
+status=0
+"$leanvm" console shown </dev/null >out 2>err || status=$?
+[[ $status -eq 1 ]] && grep -q "no machine with the name 'shown' runs" err || fail "console: $(cat err)"
+say "console: passed"
+
 # A machine that is told to stop ends with its disks whole and unlocked.
 timeout 300 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline test=echo --disk raw.img,raw \
   </dev/null >stopped 2>&1 &
@@ -169,6 +200,60 @@ for verb in info pause resume stop; do
 done
 say "verbs: passed"
 
+# Figures: what the guest's test "disk" does is known, and the two forms say the same.
+truncate -s 8M figures.img
+"$leanvm" run --name figures --kernel "$kernel" --memory 32M --cmdline test=load \
+  --disk figures.img,raw <>"$work/keys" >figures 2>&1 &
+figured=$!
+children+=("$figured")
+wait_until 60 grep -q loading figures || fail "figures: $(cat figures)"
+figure() { "$leanvm" stat figures --json | jq -e ".$1"; }
+busy() { [[ $(figure 'devices[0].requests') -gt 100 ]]; }
+wait_until 60 busy || fail "figures: $("$leanvm" stat figures --json)"
+"$leanvm" pause figures
+"$leanvm" stat figures --json >figures.json
+"$leanvm" stat figures --prometheus >figures.prom
+python3 - figures.json figures.prom <<'END' || fail "figures: $(cat figures.json figures.prom)"
+import json, re, sys
+figures = json.load(open(sys.argv[1]))
+series, kinds = {}, {}
+for line in open(sys.argv[2]):
+    if line.startswith('# TYPE '):
+        kinds[line.split()[2]] = line.split()[3]
+    elif not line.startswith('#'):
+        name, labels, value = re.fullmatch(r'(\w+)\{(.*)\} (\d+)\n', line).groups()
+        assert name in kinds, name
+        series[name, tuple(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels))] = int(value)
+assert all((kind == 'counter') == name.endswith('_total') for name, kind in kinds.items())
+vm = ('vm', 'figures')
+for reason, count in figures['exits'].items():
+    assert series.pop(('leanvm_exits_total', (vm, ('reason', reason)))) == count
+for member in 'memory', 'memory_used', 'balloon_target', 'balloon':
+    assert series.pop((f'leanvm_{member}_bytes', (vm,))) == figures[f'{member}_bytes']
+assert series.pop(('leanvm_released_bytes_total', (vm,))) == figures['released_bytes']
+for device in figures['devices']:
+    of = (vm, ('device', device['name']), ('slot', str(device['slot'])))
+    for member, name in (('kicks', 'kicks'), ('interrupts', 'interrupts'), ('requests', 'requests'),
+                         ('bytes_from_guest', 'from_guest_bytes'), ('bytes_to_guest', 'to_guest_bytes')):
+        assert series.pop((f'leanvm_device_{name}_total', of)) == device[member]
+assert not series, series
+disk = figures['devices'][0]
+assert disk['name'].startswith('disk') and disk['slot'] == 1
+assert 0 < disk['kicks'] <= disk['requests']
+# Of 17 requests 16 write a page and one reads as much, each behind 16 bytes and with one to answer.
+rounds = disk['requests'] // 17
+per_round = 17 * 16 + 16 * 4096
+assert rounds * per_round <= disk['bytes_from_guest'] <= (rounds + 1) * per_round
+assert rounds * (16 * 4096 + 17) <= disk['bytes_to_guest'] <= (rounds + 1) * (16 * 4096 + 17)
+assert figures['exits']['port'] > 0 and figures['exits']['memory'] > 0
+assert 0 < figures['memory_used_bytes'] <= figures['memory_bytes'] == 32 << 20
+END
+[[ $("$leanvm" stat figures) == *"in use"*"figures.img"*entropy* ]] || fail "figures: $("$leanvm" stat figures)"
+curl -sf --unix-socket "$LEANVM_RUN/figures.sock" http://vm/v1/metrics | cmp - figures.prom || fail "curl: other figures"
+"$leanvm" stop --now figures
+wait "$figured" && fail "figures: $(cat figures)"
+say "figures: passed"
+
 # A file says what the command line does; what both say, the command line decides.
 truncate -s 8M config.img
 cat >config.json <<END
@@ -228,7 +313,7 @@ refused "too many queues" 1 "65 queues are asked for" --kernel "$kernel" --disk 
 refused "no queues" 1 "is not a number of queues" --kernel "$kernel" --disk raw.img,raw,queues=x
 refused "no name" 2 "is no name for a machine" --kernel "$kernel" --name ../x
 refused "no kernel named" 2 "--kernel" --memory 32M
-refused "no such configuration" 2 "cannot read the configuration 'none.json'" --config none.json
+refused "no such configuration" 2 "cannot read the configuration 'none.json': No such file" --config none.json
 echo '{"kernel": "x", "disks": []}' >wrong.json
 refused "an unknown key" 2 '"disks" is no key' --config wrong.json
 echo '{"memory": "32M"}' >wrong.json

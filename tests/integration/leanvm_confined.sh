@@ -3,12 +3,13 @@
 # a machine one of whose threads is made to leave it, by a debugger. The same with a leanvm
 # that has no fence: there the call is made, and the machine lives.
 source "$(dirname "$0")/../lib/harness.sh"
+source "$(dirname "$0")/../lib/nbd_server.sh"
 leanvm=$build/vmm/leanvm
 unconfined=$build/tests/integration/leanvm_unconfined
 inject=$build/tests/integration/inject_call
 kernel=$build/subprojects/testguest/testguest.elf
 
-need jq
+need jq nbdkit nbdinfo
 [[ -w /dev/kvm ]] || skip "no /dev/kvm"
 grep -q '^Seccomp:' /proc/self/status || skip "the kernel has no seccomp"
 ! grep -qaE '__(asan|tsan)_init' "$leanvm" || skip "a leanvm with sanitizers has no fence"
@@ -99,4 +100,29 @@ for thread in leanvm vcpu disk entropy control signals; do
   ended 0
 done
 say "without a fence: the call is made"
+
+# Within the fence there is room for what a queue's thread does when its server comes back.
+truncate -s 8M nbd.img
+serve_nbd "nbd+unix:///?socket=$work/nbd.socket" file nbd.img
+exec 3<>keys
+rm -f printed
+"$leanvm" run --name fenced --kernel "$kernel" --memory 32M --cmdline test=load --console virtio \
+  --disk "nbd+unix:///?socket=$work/nbd.socket" <keys >printed 2>errors &
+machine=$!
+children+=("$machine")
+# With the other console what it prints is not seen.
+requests() { "$leanvm" stat fenced --json 2>/dev/null | jq '.devices[0].requests'; }
+more() { [[ $(requests) -gt $1 ]] || ! kill -0 "$machine" 2>/dev/null; }
+wait_until 60 more 50 || fail "no load: $(cat errors)"
+for round in 1 2 3; do
+  stop_nbd "$server"
+  before=$(requests)
+  serve_nbd "nbd+unix:///?socket=$work/nbd.socket" file nbd.img
+  wait_until 60 more $((before + 50)) || fail "round $round: the disk stands still: $(cat errors)"
+  kill -0 "$machine" 2>/dev/null || fail "round $round: $(cat errors)"
+done
+"$leanvm" stop --now fenced
+ended 1
+exec 3>&-
+say "a server came back 3 times"
 finish

@@ -60,6 +60,7 @@ kill_ours() { kill -9 "$backend" 2>/dev/null && wait "$backend" 2>/dev/null || t
 kill_qsd() { kill_ours; }
 
 run() {  # run NAME TEST: what is typed comes from the pipe "keys"
+  rm -f "$1.out"  # else what an earlier one said would be taken for its word
   timeout 600 "$leanvm" run --kernel "$kernel" --memory 32M --cmdline "test=$2" \
     --disk "vhost-user=$socket,queues=2" --name "front-$$" <keys >"$1.out" 2>"$1.err" &
   vm=$!

@@ -11,6 +11,9 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/prometheus_text.h"
+#include "base/size_text.h"
+#include "vmm/control/figures_text.h"
 #include "vmm/sandbox/confinement.h"
 
 namespace tidepool::vmm {
@@ -25,6 +28,9 @@ std::string directory() { return control_directory("leanvm"); }
 std::string socket_path(const std::string& name) {
   return fmt::format("{}/{}{}", directory(), name, suffix);
 }
+
+// Those that the guest caused.
+std::uint64_t sum(const ExitFigures& exits) { return exits.port + exits.memory + exits.other; }
 
 json describe(Machine& machine, const std::string& name) {
   const MachineConfig& config = machine.config();
@@ -59,13 +65,13 @@ json describe(Machine& machine, const std::string& name) {
           {"disks", disks},
           {"scsi_disks", scsi_disks},
           {"nets", nets},
-          {"exits", machine.exits()},
+          {"exits", sum(machine.figures().exits)},
           {"memory_writers", machine.writers().names()}};
 }
 
 // One that cannot be confined is to end: what its socket is told might be hostile.
-void confine_control(Machine& machine) {
-  ::pthread_setname_np(::pthread_self(), "control");
+void confine_control(Machine& machine, const char* name) {
+  ::pthread_setname_np(::pthread_self(), name);
   if (!machine.config().confined) return;
   auto confined = confine_thread(ThreadKind::control);
   if (confined) return;
@@ -100,6 +106,15 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
        [&machine, name](Request) -> Result<ControlReply> {
          return ControlReply{describe(machine, name).dump(2) + "\n"};
        }},
+      {"GET", "/v1/stat",
+       [&machine, name](Request) -> Result<ControlReply> {
+         return ControlReply{to_json(name, machine.figures()).dump(2) + "\n"};
+       }},
+      {"GET", "/v1/metrics",
+       [&machine, name](Request) -> Result<ControlReply> {
+         return ControlReply{prometheus_text(to_json(name, machine.figures())),
+                             PrometheusText::content_type};
+       }},
       {"PUT", "/v1/pause", [&machine](Request) { return done(machine.pause()); }},
       {"PUT", "/v1/resume", [&machine](Request) { return done(machine.resume()); }},
       {"PUT", "/v1/power-button",
@@ -112,6 +127,15 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
          machine.stop();
          return done({});
        }},
+      {"PUT", "/v1/balloon",
+       [&machine](Request request) -> Result<ControlReply> {
+         const auto size = request.parameters.find("size");
+         const auto bytes =
+             size == request.parameters.end() ? parse_size("") : parse_size(size->second);
+         if (!bytes)
+           return fail(ErrorKind::invalid_argument, "balloon wants size=, such as 512M or 0");
+         return done(machine.set_balloon(*bytes));
+       }},
       {"PUT", "/v1/save",
        [&machine, setup = std::move(setup)](Request request) -> Result<ControlReply> {
          const auto file = request.parameters.find("file");
@@ -121,10 +145,21 @@ Result<std::unique_ptr<MachineService>> MachineService::start(Machine& machine,
        }},
   };
   auto server = ControlServer::start(socket_path(name), std::move(routes),
-                                     [&machine] { confine_control(machine); });
+                                     [&machine] { confine_control(machine, "control"); });
   if (server) return std::unique_ptr<MachineService>(new MachineService(std::move(*server)));
   if (server.error().kind != ErrorKind::busy) return std::unexpected(server.error());
   return fail(ErrorKind::busy, "a machine with the name '{}' runs already", name);
+}
+
+std::string console_path(const std::string& name) {
+  return fmt::format("{}/{}.console", directory(), name);
+}
+
+Result<std::unique_ptr<ConsoleSocket>> serve_console(const std::string& name, Machine& machine,
+                                                     ConsoleWatchers& watchers) {
+  return ConsoleSocket::start(
+      console_path(name), watchers, [&machine](std::string_view text) { machine.type(text); },
+      [&machine] { confine_control(machine, "console"); });
 }
 
 namespace {
@@ -138,20 +173,43 @@ Result<ControlClient> connect(const std::string& name) {
 
 }  // namespace
 
-Result<json> machine_info(const std::string& name) {
+namespace {
+
+// A JSON object.
+Result<json> ask(const std::string& name, const char* path) {
   auto client = connect(name);
   if (!client) return std::unexpected(client.error());
-  auto body = client->request("GET", "/v1/info");
+  auto body = client->request("GET", path);
   if (!body) return std::unexpected(body.error());
-  json info = json::parse(*body, nullptr, false);
-  if (info.is_object()) return info;
+  json answer = json::parse(*body, nullptr, false);
+  if (answer.is_object()) return answer;
   return fail(ErrorKind::io, "the machine '{}' gives no answer that makes sense", name);
+}
+
+}  // namespace
+
+Result<json> machine_info(const std::string& name) { return ask(name, "/v1/info"); }
+
+Result<json> machine_figures(const std::string& name) { return ask(name, "/v1/stat"); }
+
+Result<std::string> machine_metrics(const std::string& name) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  return client->request("GET", "/v1/metrics");
 }
 
 Result<> tell_machine(const std::string& name, const std::string& action) {
   auto client = connect(name);
   if (!client) return std::unexpected(client.error());
   auto body = client->request("PUT", "/v1/" + action);
+  if (!body) return std::unexpected(body.error());
+  return {};
+}
+
+Result<> set_machine_balloon(const std::string& name, const std::string& size) {
+  auto client = connect(name);
+  if (!client) return std::unexpected(client.error());
+  auto body = client->request("PUT", "/v1/balloon", {{"size", size}});
   if (!body) return std::unexpected(body.error());
   return {};
 }

@@ -203,6 +203,11 @@ Result<> Machine::add_devices() {
   auto entropy = virtio::EntropyDevice::create();
   if (!entropy) return std::unexpected(entropy.error());
   if (auto added = add_device(std::move(*entropy)); !added) return added;
+  auto balloon = virtio::BalloonDevice::create();
+  if (!balloon) return std::unexpected(balloon.error());
+  balloon_ = balloon->get();
+  if (auto added = add_device(std::move(*balloon)); !added) return added;
+  balloon_function_ = functions_.back().get();
   if (config_.console != ConsoleKind::virtio) return {};
   auto console = virtio::ConsoleDevice::create([this](std::span<const iovec> pieces) {
     const std::lock_guard lock(output_mutex_);
@@ -316,10 +321,28 @@ bool Machine::is_paused() const {
   return !going_;
 }
 
-std::uint64_t Machine::exits() const {
-  std::uint64_t sum = 0;
-  for (const auto& vcpu : vcpus_) sum += vcpu->exits();
-  return sum;
+Result<> Machine::set_balloon(std::uint64_t bytes) {
+  if (auto set = balloon_->set_target(bytes); !set) return set;
+  balloon_function_->config_changed();
+  return {};
+}
+
+MachineFigures Machine::figures() const {
+  MachineFigures figures{.memory = ram_->size(), .memory_used = ram_->used()};
+  figures.balloon = balloon_->figures();
+  for (const auto& vcpu : vcpus_) {
+    const ExitFigures exits = vcpu->exits();
+    figures.exits.port += exits.port;
+    figures.exits.memory += exits.memory;
+    figures.exits.other += exits.other;
+    figures.exits.interrupted += exits.interrupted;
+  }
+  for (const auto& function : functions_) {
+    figures.devices.push_back(function->figures());
+    figures.devices.back().slot =
+        static_cast<unsigned>(figures.devices.size());  // behind the bridge
+  }
+  return figures;
 }
 
 Result<> Machine::flush_disks() {

@@ -23,6 +23,7 @@
 #include "base/result.h"
 #include "blockdev/block_store.h"
 #include "scsi/device_thread.h"
+#include "virtio/balloon_device.h"
 #include "virtio/console_device.h"
 #include "virtio/mac_address.h"
 #include "virtio/packet_port.h"
@@ -33,6 +34,7 @@
 #include "vmm/devices/serial_port.h"
 #include "vmm/kvm/interrupt_routes.h"
 #include "vmm/kvm/kvm_vm.h"
+#include "vmm/machine/machine_figures.h"
 #include "vmm/machine/vcpu_thread.h"
 #include "vmm/memory/guest_ram.h"
 #include "vmm/memory/writer_registry.h"
@@ -108,7 +110,9 @@ class Machine {
   GuestRam& ram() { return *ram_; }
   virtio::Device& device(std::size_t index) { return functions_[index]->device(); }  // disks first
   const MachineConfig& config() const { return config_; }
-  std::uint64_t exits() const;  // of all vCPUs, since the start
+  // How much of its memory the guest is asked to give back; 0: nothing. Any thread.
+  Result<> set_balloon(std::uint64_t bytes);
+  MachineFigures figures() const;  // since the start
 
  private:
   explicit Machine(MachineConfig config) : config_(std::move(config)) {}
@@ -146,6 +150,8 @@ class Machine {
   std::unique_ptr<scsi::DeviceThread> scsi_;  // the SCSI adapter's units, if there are some
   PciBus pci_;
   std::vector<std::unique_ptr<VirtioPci>> functions_;
+  virtio::BalloonDevice* balloon_ = nullptr;  // the device of balloon_function_
+  VirtioPci* balloon_function_ = nullptr;     // one of functions_
   std::unique_ptr<VcpuWorld> world_;
   std::vector<std::unique_ptr<VcpuThread>> vcpus_;  // before what they call goes
 

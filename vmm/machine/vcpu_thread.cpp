@@ -98,6 +98,7 @@ void VcpuThread::run_guest() {
   while (wanted_ == State::running) {
     const int error = vcpu_.run();
     if (error == EINTR || error == EAGAIN) {
+      exits_.interrupted.add(1);
       vcpu_.request_exit(false);
       continue;
     }
@@ -105,7 +106,6 @@ void VcpuThread::run_guest() {
       world_.on_failure(fail_errno(error, fmt::format("vCPU {} cannot run", vcpu_.id())).error());
       break;
     }
-    ++exits_;
     if (!handle_exit()) break;
   }
   // The kernel finishes an exit (a read's value reaches its register) at the next entry.
@@ -130,9 +130,11 @@ bool VcpuThread::handle_exit() {
   kvm_run& shared = vcpu_.shared();
   switch (shared.exit_reason) {
     case KVM_EXIT_IO:
+      exits_.port.add(1);
       handle_port(shared);
       return true;
     case KVM_EXIT_MMIO: {
+      exits_.memory.add(1);
       const std::span data(reinterpret_cast<std::byte*>(shared.mmio.data),
                            std::min<std::size_t>(shared.mmio.len, sizeof shared.mmio.data));
       if (shared.mmio.is_write != 0) {
@@ -144,6 +146,7 @@ bool VcpuThread::handle_exit() {
     }
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
+      exits_.other.add(1);
       return true;
     case KVM_EXIT_SHUTDOWN:
       world_.on_reset();
@@ -152,6 +155,10 @@ bool VcpuThread::handle_exit() {
       world_.on_failure(stuck(shared).error());
       return false;
   }
+}
+
+ExitFigures VcpuThread::exits() const {
+  return {exits_.port, exits_.memory, exits_.other, exits_.interrupted};
 }
 
 std::unexpected<Error> VcpuThread::stuck(const kvm_run& shared) {

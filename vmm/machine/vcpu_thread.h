@@ -14,8 +14,10 @@
 #include <thread>
 
 #include "base/result.h"
+#include "virtio/queue_figures.h"
 #include "vmm/devices/bus.h"
 #include "vmm/kvm/kvm_vcpu.h"
+#include "vmm/machine/machine_figures.h"
 
 namespace tidepool::vmm {
 
@@ -40,7 +42,7 @@ class VcpuThread {
   void ask_to_stop();
   void wait_until_stopped();
   KvmVcpu& vcpu() { return vcpu_; }  // of a stopped one
-  std::uint64_t exits() const { return exits_; }
+  ExitFigures exits() const;
 
  private:
   void kick();
@@ -54,7 +56,9 @@ class VcpuThread {
   KvmVcpu vcpu_;
   VcpuWorld& world_;
   std::atomic<State> wanted_{State::stopped};
-  std::atomic<std::uint64_t> exits_{0};
+  struct {
+    virtio::Count port, memory, other, interrupted;
+  } exits_;
   std::mutex mutex_;  // guards is_; wanted_ is changed under it
   std::condition_variable changed_;
   State is_ = State::stopped;

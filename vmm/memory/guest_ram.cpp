@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,6 +40,13 @@ Result<std::unique_ptr<GuestRam>> GuestRam::create(KvmVm& vm, std::uint64_t byte
 }
 
 GuestRam::~GuestRam() { ::munmap(host_, bytes_); }
+
+std::uint64_t GuestRam::used() const {
+  constexpr std::uint64_t block = 512;
+  struct stat status {};
+  if (::fstat(memory_.get(), &status) != 0) return 0;
+  return static_cast<std::uint64_t>(status.st_blocks) * block;
+}
 
 Result<std::vector<virtio::GuestRegion>> GuestRam::touched() const {
   std::vector<virtio::GuestRegion> parts;

@@ -35,6 +35,7 @@ class GuestRam {
   std::byte* at(std::uint64_t address, std::uint64_t length) const {
     return map_->at(address, length);
   }
+  std::uint64_t used() const;  // bytes of it that take the host's memory
   // The parts of it that were ever written to, in whole pages: the rest reads as zeros,
   // and a look at it would take memory.
   Result<std::vector<virtio::GuestRegion>> touched() const;

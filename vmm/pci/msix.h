@@ -63,12 +63,18 @@ class Msix {
 // One queue's interrupt, or the configuration's: the vector that the driver chose.
 class MsixInterrupt final : public virtio::Interrupt {
  public:
-  MsixInterrupt(Msix& msix, std::uint16_t vector) : msix_(msix), vector_(vector) {}
-  void signal() override { msix_.signal(vector_); }
+  // count: one for each signal; outlives it.
+  MsixInterrupt(Msix& msix, std::uint16_t vector, virtio::Count& count)
+      : msix_(msix), vector_(vector), count_(count) {}
+  void signal() override {
+    count_.add(1);
+    msix_.signal(vector_);
+  }
 
  private:
   Msix& msix_;
   const std::uint16_t vector_;
+  virtio::Count& count_;
 };
 
 }  // namespace tidepool::vmm

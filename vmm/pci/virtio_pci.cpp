@@ -82,6 +82,7 @@ Result<std::unique_ptr<VirtioPci>> VirtioPci::create(const PciHost& host,
     queue.size = size;
     queue.kick.reset(::eventfd(0, EFD_CLOEXEC));
     if (!queue.kick) return fail_errno(errno, "cannot create an eventfd");
+    function->counted_.push_back(std::make_unique<Counted>());
   }
   const auto vectors = static_cast<std::uint16_t>(function->queues_.size() + 1);
   auto msix = Msix::create(host.vm, host.routes, vectors);
@@ -221,6 +222,8 @@ void VirtioPci::write(std::uint64_t offset, std::span<const std::byte> in) {
       [[maybe_unused]] const auto written = ::write(queues_[index].kick.get(), &one, sizeof one);
       return;
     }
+    case device_page:
+      return device_->write_config(at, in);
     case table_page:
       return msix_->write_table(at, in);
     default:
@@ -247,7 +250,7 @@ std::uint64_t VirtioPci::read_common(std::uint64_t offset) {
     case device_status:
       return status_ | (broken_ ? std::uint32_t{VIRTIO_CONFIG_S_NEEDS_RESET} : 0);
     case config_generation:
-      return 0;  // no configuration of ours changes
+      return generation_;
     case queue_select:
       return queue_select_;
     case queue_size:
@@ -366,11 +369,13 @@ bool VirtioPci::start(std::span<const virtio::QueuePosition> positions) {
     Queue& queue = queues_[i];
     auto& entry = start.queues.emplace_back();
     if (!queue.enabled) continue;
-    queue.interrupt = std::make_unique<MsixInterrupt>(*msix_, queue.vector);
+    queue.interrupt =
+        std::make_unique<MsixInterrupt>(*msix_, queue.vector, counted_[i]->interrupts);
     entry = virtio::QueueStart{{queue.size, queue.descriptors, queue.available, queue.used},
                                i < positions.size() ? positions[i] : virtio::QueuePosition{},
                                queue.kick.get(),
                                queue.interrupt.get()};
+    entry->figures = &counted_[i]->queue;
   }
   auto started = device_->start(std::move(start));
   if (!started) break_down(started.error().message);
@@ -401,6 +406,25 @@ void VirtioPci::break_down(const std::string& why) {
     log().warn("{}: its driver broke the rules: {}", device_->name(), why);
   }
   msix_->signal(config_vector_);
+}
+
+void VirtioPci::config_changed() {
+  ++generation_;
+  msix_->signal(config_vector_);
+}
+
+DeviceFigures VirtioPci::figures() const {
+  DeviceFigures figures{.name = device_->name()};
+  DeviceFigures::Served served;
+  for (const auto& counted : counted_) {
+    figures.interrupts += counted->interrupts;
+    served.kicks += counted->queue.kicks;
+    served.requests += counted->queue.requests;
+    served.bytes_from_guest += counted->queue.bytes_from_guest;
+    served.bytes_to_guest += counted->queue.bytes_to_guest;
+  }
+  if (device_->untracked_writer().empty()) figures.served = served;
+  return figures;
 }
 
 void VirtioPci::quiesce() {

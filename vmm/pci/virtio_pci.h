@@ -21,6 +21,7 @@
 #include "virtio/device.h"
 #include "vmm/devices/bus.h"
 #include "vmm/pci/config_space.h"
+#include "vmm/pci/device_figures.h"
 #include "vmm/pci/msix.h"
 #include "vmm/pci/pci_bus.h"
 #include "vmm/state/function_state.h"
@@ -51,6 +52,10 @@ class VirtioPci final : public PciFunction, private BusDevice {
   // Of a quiet function. restore(): into a new one, whose device rests until resume();
   // the guest's memory must be there by then.
   FunctionState save();
+  // What the driver reads of the device has changed: it is told so. Any thread.
+  void config_changed();
+  // Any thread. Its place on the bus is not known here.
+  DeviceFigures figures() const;
   Result<> restore(const FunctionState& state);
 
   void read_config(std::uint64_t offset, std::span<std::byte> out) override;
@@ -64,6 +69,10 @@ class VirtioPci final : public PciFunction, private BusDevice {
     std::uint64_t descriptors = 0, available = 0, used = 0;
     UniqueFd kick;                             // eventfd
     std::unique_ptr<MsixInterrupt> interrupt;  // while the device is started
+  };
+  struct Counted {
+    virtio::QueueFigures queue;
+    virtio::Count interrupts;
   };
   VirtioPci(const PciHost& host, std::unique_ptr<virtio::Device> device);
   void describe(std::uint32_t bar_address);
@@ -86,9 +95,11 @@ class VirtioPci final : public PciFunction, private BusDevice {
 
   const PciHost host_;
   const std::unique_ptr<virtio::Device> device_;
-  std::unique_ptr<Msix> msix_;  // constant after construction
+  std::unique_ptr<Msix> msix_;                     // constant after construction
+  std::vector<std::unique_ptr<Counted>> counted_;  // as constant; of each queue
   std::atomic<bool> broken_{false};
   std::atomic<unsigned> complaints_{0};
+  std::atomic<std::uint8_t> generation_{0};  // of the device's configuration
   std::atomic<std::uint16_t> config_vector_{Msix::no_vector};
 
   std::mutex mutex_;  // guards all below; before the device's threads are waited for

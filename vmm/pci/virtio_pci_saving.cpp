@@ -14,7 +14,7 @@ namespace tidepool::vmm {
 
 std::array<std::byte, 64> VirtioPci::device_config() const {
   std::array<std::byte, 64> bytes{};
-  device_->read_config(0, bytes);
+  if (!device_->config_is_state()) device_->read_config(0, bytes);
   return bytes;
 }
 

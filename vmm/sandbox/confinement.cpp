@@ -14,6 +14,8 @@
 #include <memory>
 #include <string_view>
 
+#include "base/log.h"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TIDEPOOL_SANITIZED
 #elif defined(__has_feature)
@@ -140,7 +142,9 @@ Result<> install_filter(ThreadKind kind) {
 
 Result<> confine_process() {
   if (sanitized) return {};
-  ::tzset();  // reads a file, which a thread that writes to the log may not
+  // What the first line of the log would ask for, on a thread that may not.
+  ::tzset();
+  (void)log();
   remember_call_names();
   struct sigaction action {};
   action.sa_sigaction = on_forbidden_call;

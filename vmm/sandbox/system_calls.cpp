@@ -79,6 +79,9 @@ constexpr AllowedCall vcpu[] = {
     any(SYS_sendmsg),
     any(SYS_recvmsg),
     any(SYS_poll),
+    // Who is attached to the console, which shows what the serial port does.
+    any(SYS_sendto),
+    any(SYS_shutdown),
 };
 
 constexpr AllowedCall device[] = {
@@ -148,7 +151,10 @@ constexpr AllowedCall control[] = {
     {static_cast<int>(SYS_ioctl), 1, 0xff00, KVMIO << 8},  // all of KVM's
 };
 
-constexpr AllowedCall terminal[] = {any(SYS_poll), any(SYS_rt_sigtimedwait)};
+constexpr AllowedCall terminal[] = {
+    any(SYS_poll), any(SYS_rt_sigtimedwait),
+    any(SYS_sendto),  // to a console in another process
+};
 
 // What the others have, and what opening disks, connections and memory takes. Programs and
 // processes are not among it: clone() makes threads only.

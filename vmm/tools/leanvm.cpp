@@ -15,13 +15,15 @@
 #include "base/file_limit.h"
 #include "base/log.h"
 #include "base/size_text.h"
-#include "base/text_table.h"
 #include "blockdev/chain/open_disk.h"
 #include "virtio/tap_port.h"
+#include "vmm/control/console_socket.h"
 #include "vmm/control/machine_service.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/confinement.h"
+#include "vmm/tools/console_client.h"
 #include "vmm/tools/run_config.h"
+#include "vmm/tools/show_machines.h"
 #include "vmm/tools/terminal.h"
 
 namespace tidepool::tools {
@@ -44,8 +46,8 @@ struct Arguments {
   std::string kernel, initrd, command_line, memory = "512M", console = "serial";
   unsigned cpus = 1;
   std::vector<std::string> disks, scsi_disks, nets;
-  std::string name, file, config;
-  bool no_reboot = false, as_json = false, now = false;
+  std::string name, file, config, balloon;
+  bool no_reboot = false, as_json = false, prometheus = false, now = false;
 };
 
 int report(const Error& error) {
@@ -113,7 +115,7 @@ Result<MachineConfig> configure(const Arguments& a) {
                        .cpus = a.cpus,
                        .console = a.console == "virtio" ? ConsoleKind::virtio : ConsoleKind::serial,
                        .confined = true,
-                       .output = print};
+                       .output = {}};
   auto memory = parse_size(a.memory);
   if (!memory) return std::unexpected(memory.error());
   config.memory = *memory;
@@ -231,6 +233,11 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
   auto config = configure(a);
   if (!config) return std::unexpected(config.error());
   MachineSetup setup = setup_of(a, *config);
+  ConsoleWatchers watchers;
+  config->output = [&watchers](std::string_view text) {
+    print(text);
+    watchers.print(text);
+  };
   auto machine = saved != nullptr ? Machine::restore(std::move(*config), *saved)
                                   : Machine::create(std::move(*config));
   saved.reset();
@@ -238,6 +245,8 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
   Machine& running = **machine;
   auto service = MachineService::start(running, std::move(setup));
   if (!service) return std::unexpected(service.error());
+  auto console = serve_console(a.name, running, watchers);
+  if (!console) return std::unexpected(console.error());
   signals.watch([&] { running.stop(); });
   Result<Outcome> outcome;
   {
@@ -286,39 +295,12 @@ int run_save(const Arguments& a) {
   return saved ? exit_ok : report(saved.error());
 }
 
-// A list for people, of all machines or one.
-void show(const std::vector<nlohmann::json>& machines) {
-  using Align = TextTable::Align;
-  TextTable table({{"name"},
-                   {"pid", Align::right},
-                   {"state"},
-                   {"cpus", Align::right},
-                   {"memory", Align::right},
-                   {"exits", Align::right},
-                   {"disks"}});
-  for (const auto& machine : machines) {
-    std::string disks;
-    nlohmann::json all = machine["disks"];
-    for (const auto& disk : machine.value("scsi_disks", nlohmann::json::array()))
-      all.push_back(disk);
-    for (const auto& disk : all) {
-      disks += fmt::format("{}{}{}", disks.empty() ? "" : ", ", disk["name"].get<std::string>(),
-                           disk.value("read_only", false) ? " (read-only)" : "");
-    }
-    table.add({machine["name"], std::to_string(machine["pid"].get<int>()), machine["state"],
-               std::to_string(machine["cpus"].get<unsigned>()),
-               format_size(machine["memory"].get<std::uint64_t>()),
-               std::to_string(machine["exits"].get<std::uint64_t>()), printable(disks)});
-  }
-  print(table.render());
-}
-
 int run_list(const Arguments& a) {
   const auto machines = running_machines();
   if (a.as_json) {
     print(nlohmann::json(machines).dump(2) + "\n");
   } else {
-    show(machines);
+    print(machines_table(machines));
   }
   return exit_ok;
 }
@@ -329,7 +311,24 @@ int run_info(const Arguments& a) {
   if (a.as_json) {
     print(info->dump(2) + "\n");
   } else {
-    show({*info});
+    print(machines_table({*info}));
+  }
+  return exit_ok;
+}
+
+int run_stat(const Arguments& a) {
+  if (a.prometheus) {
+    const auto text = machine_metrics(a.name);
+    if (!text) return report(text.error());
+    print(*text);
+    return exit_ok;
+  }
+  const auto figures = machine_figures(a.name);
+  if (!figures) return report(figures.error());
+  if (a.as_json) {
+    print(figures->dump(2) + "\n");
+  } else {
+    print(figures_tables(*figures));
   }
   return exit_ok;
 }
@@ -406,12 +405,18 @@ int run(int argc, char** argv) {
   };
   CLI::App* const list = verb("list", "Show the machines that run");
   CLI::App* const info = verb("info", "Show one machine");
-  for (CLI::App* const shows : {list, info})
-    shows->add_flag("--json", a.as_json, "Print JSON, sizes in bytes");
+  CLI::App* const stat = verb("stat", "Show one machine's figures");
+  CLI::Option* json = nullptr;
+  for (CLI::App* const shows : {list, info, stat})
+    json = shows->add_flag("--json", a.as_json, "Print JSON, sizes in bytes");
+  stat->add_flag("--prometheus", a.prometheus, "Print Prometheus' text")->excludes(json);
   const CLI::App* const pause = verb("pause", "Nothing of the machine runs until it is resumed");
   const CLI::App* const resume = verb("resume", "The machine runs again");
   CLI::App* const stop = verb("stop", "Press the machine's power button");
   stop->add_flag("--now", a.now, "End it at once, whatever the guest does");
+  const CLI::App* const console = verb("console", "Attach to the machine's console");
+  CLI::App* const balloon = verb("balloon", "Ask the guest for some of its memory");
+  balloon->add_option("SIZE", a.balloon, "So much in all; 0: it has all again")->required();
   CLI::App* const save = verb("save", "Write the machine to a file and end it");
   save->add_option("FILE", a.file, "The file")->required();
   CLI::App* const restore = app.add_subcommand("restore", "Run a saved machine from where it was");
@@ -432,9 +437,18 @@ int run(int argc, char** argv) {
     raise_file_limit();
     return run_restored(a);
   }
+  if (console->parsed()) {
+    const auto attached = attach_console(a.name);
+    return attached ? exit_ok : report(attached.error());
+  }
   if (save->parsed()) return run_save(a);
+  if (balloon->parsed()) {
+    const auto set = set_machine_balloon(a.name, a.balloon);
+    return set ? exit_ok : report(set.error());
+  }
   if (list->parsed()) return run_list(a);
   if (info->parsed()) return run_info(a);
+  if (stat->parsed()) return run_stat(a);
   if (pause->parsed()) return tell(a, "pause");
   if (resume->parsed()) return tell(a, "resume");
   return tell(a, a.now ? "stop" : "power-button");

@@ -129,9 +129,9 @@ Result<RunConfig> parse_run_config(std::string_view text) {
 }
 
 Result<RunConfig> read_run_config(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
   std::string text(most_bytes + 1, '\0');
   errno = 0;
+  std::ifstream in(file, std::ios::binary);
   if (in) in.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (!in.is_open() || in.bad() || (in.gcount() == 0 && errno != 0)) {
     return fail_errno(errno != 0 ? errno : EIO,

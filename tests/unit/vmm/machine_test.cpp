@@ -166,7 +166,8 @@ TEST_F(MachineTest, KnowsWhatTheDevicesWrote) {
 
 TEST_F(MachineTest, NamesItsWriters) {
   start("none", {{std::make_shared<test::NullStore>(8 << 20), 2, ""}});
-  const std::vector<std::string> wanted{"vCPUs", "disk null 0", "disk null 1", "entropy"};
+  const std::vector<std::string> wanted{"vCPUs", "disk null 0", "disk null 1", "entropy",
+                                        "balloon"};
   EXPECT_EQ(machine_->writers().names(), wanted);
 
   class Untracked : public Writer {

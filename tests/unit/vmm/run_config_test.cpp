@@ -60,7 +60,7 @@ TEST(RunConfig, NamesWhatIsWrong) {
            Wrong{R"({"console": "vga"})", "\"console\": \"serial\" or \"virtio\""},
            Wrong{R"({"no-reboot": 1})", "\"no-reboot\": true or false"},
            Wrong{R"({"cpus": 1e999})", "too large"},
-           Wrong{R"({"kernel": "a")", "not JSON: at byte 14"},
+           Wrong{R"({"kernel": "a")", "not JSON: at byte 15"},
            Wrong{"", "not JSON"},
            Wrong{"[]", "a JSON object is meant"},
        }) {
