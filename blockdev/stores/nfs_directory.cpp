@@ -20,6 +20,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds tick{100};  // libnfs wants to be called so often
+// Servers forget clients of version 4 that say nothing for a minute or so, and close connections.
+constexpr std::chrono::seconds longest_rest{20};
 constexpr int file_mode = 0600, directory_mode = 0700;
 
 // One connection, for the calls of one operation after the other, one at a time.
@@ -32,6 +34,8 @@ class Mount {
     name_ = std::move(name);
     deadline_ = Clock::now() + patience_.most;
   }
+  void rest() { resting_since_ = Clock::now(); }
+  bool has_rested_too_long() const { return Clock::now() - resting_since_ > longest_rest; }
 
   Result<> open(const NfsLocation& where, const std::string& client) {
     nfs_.reset(nfs_init_context());
@@ -116,7 +120,7 @@ class Mount {
   };
   const NfsPatience patience_;
   std::string name_;
-  Clock::time_point deadline_;
+  Clock::time_point deadline_, resting_since_;
   Call call_;  // outlives the context, which answers it when it goes
   std::unique_ptr<nfs_context, Destroy> nfs_;
 };
@@ -209,6 +213,7 @@ class NfsDirectory final : public Directory {
   // One operation: `work` on a connection, which is there for the next one only if it is sound.
   template <class Work>
   auto on_mount(const std::string& name, Work&& work) -> decltype(work(std::declval<Mount&>())) {
+    if (mount_ && mount_->has_rested_too_long()) mount_.reset();
     const bool fresh = !mount_;
     if (fresh) mount_ = std::make_unique<Mount>(patience_);
     mount_->begin(name);
@@ -221,7 +226,10 @@ class NfsDirectory final : public Directory {
     auto done = work(*mount_);
     const bool sound =
         done || done.error().kind == ErrorKind::exists || done.error().kind == ErrorKind::not_found;
-    if (!sound || !patience_.keep) mount_.reset();
+    if (!sound || !patience_.keep)
+      mount_.reset();
+    else
+      mount_->rest();
     return done;
   }
 
