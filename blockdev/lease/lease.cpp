@@ -17,6 +17,8 @@ namespace tidepool::blockdev::lease {
 namespace {
 
 constexpr std::chrono::milliseconds farewell{1'000};
+// A renewal that takes longer than it lasts is worth nothing: overwriting, listing, reading.
+constexpr int calls_of_renewal = 3;
 
 // Goes on while the machine sleeps, unlike the steady clock.
 Time now() {
@@ -48,7 +50,7 @@ Result<std::unique_ptr<Lease>> Lease::take(OpenDirectory open, const LeaseOption
   if (auto taken = lease->acquire(); !taken) return std::unexpected(taken.error());
   lease->token_ = lease->state_.claim().number;
   lease->publish();
-  lease->directory_ = lease->open_(options.terms.duration, lease->stop_.get());
+  lease->directory_ = lease->open_(options.terms.duration / calls_of_renewal, lease->stop_.get());
   lease->thread_ = std::thread([self = lease.get()] { self->keep(); });
   return lease;
 }

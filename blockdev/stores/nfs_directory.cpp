@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/uuid.h"
+#include "blockdev/stores/remote_link.h"
 
 namespace tidepool::blockdev {
 
@@ -19,13 +20,22 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds tick{100};  // libnfs wants to be called so often
+// Servers forget clients of version 4 that say nothing for a minute or so, and close connections.
+constexpr std::chrono::seconds longest_rest{20};
 constexpr int file_mode = 0600, directory_mode = 0700;
 
-// One connection, for the calls of one operation, one at a time.
+// One connection, for the calls of one operation after the other, one at a time.
 class Mount {
  public:
-  Mount(std::string name, const NfsPatience& patience)
-      : name_(std::move(name)), patience_(patience), deadline_(Clock::now() + patience.most) {}
+  explicit Mount(const NfsPatience& patience) : patience_(patience) {}
+
+  // An operation on what has this name, for messages.
+  void begin(std::string name) {
+    name_ = std::move(name);
+    deadline_ = Clock::now() + patience_.most;
+  }
+  void rest() { resting_since_ = Clock::now(); }
+  bool has_rested_too_long() const { return Clock::now() - resting_since_ > longest_rest; }
 
   Result<> open(const NfsLocation& where, const std::string& client) {
     nfs_.reset(nfs_init_context());
@@ -65,6 +75,7 @@ class Mount {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now());
       if (left.count() <= 0) return failed(what, ETIMEDOUT);
       std::array<pollfd, 2> fds{};
+      connect_soon(nfs_get_fd(nfs_.get()));
       fds[0] = {.fd = nfs_get_fd(nfs_.get()),
                 .events = static_cast<short>(nfs_which_events(nfs_.get())),
                 .revents = 0};
@@ -107,9 +118,9 @@ class Mount {
   struct Destroy {
     void operator()(nfs_context* nfs) const { nfs_destroy_context(nfs); }
   };
-  const std::string name_;
   const NfsPatience patience_;
-  const Clock::time_point deadline_;
+  std::string name_;
+  Clock::time_point deadline_, resting_since_;
   Call call_;  // outlives the context, which answers it when it goes
   std::unique_ptr<nfs_context, Destroy> nfs_;
 };
@@ -127,35 +138,34 @@ class NfsDirectory final : public Directory {
   const std::string& name() const override { return name_; }
 
   Result<> make() override {
-    Mount mount(name_, patience_);
-    if (auto r = mount.open(where_, client_); !r) return r;
-    auto made = mount.run("make", [&](nfs_cb answered, void* self) {
-      return nfs_mkdir2_async(mount.nfs(), path_.c_str(), directory_mode, answered, self);
+    return on_mount(name_, [&](Mount& mount) {
+      auto made = mount.run("make", [&](nfs_cb answered, void* self) {
+        return nfs_mkdir2_async(mount.nfs(), path_.c_str(), directory_mode, answered, self);
+      });
+      return !made && made.error().kind == ErrorKind::exists ? Result<>() : made;
     });
-    return !made && made.error().kind == ErrorKind::exists ? Result<>() : made;
   }
 
   Result<std::vector<std::string>> list() override {
-    Mount mount(name_, patience_);
-    if (auto r = mount.open(where_, client_); !r) return std::unexpected(r.error());
-    auto opened = mount.run("list", [&](nfs_cb answered, void* self) {
-      return nfs_opendir_async(mount.nfs(), path_.empty() ? "/" : path_.c_str(), answered, self);
+    return on_mount(name_, [&](Mount& mount) -> Result<std::vector<std::string>> {
+      auto opened = mount.run("list", [&](nfs_cb answered, void* self) {
+        return nfs_opendir_async(mount.nfs(), path_.empty() ? "/" : path_.c_str(), answered, self);
+      });
+      if (!opened) return std::unexpected(opened.error());
+      auto* const directory = static_cast<nfsdir*>(mount.data());
+      std::vector<std::string> names;
+      while (const nfsdirent* const entry = nfs_readdir(mount.nfs(), directory)) {
+        const std::string_view found = entry->name;
+        if (found != "." && found != "..") names.emplace_back(found);
+      }
+      nfs_closedir(mount.nfs(), directory);
+      return names;
     });
-    if (!opened) return std::unexpected(opened.error());
-    auto* const directory = static_cast<nfsdir*>(mount.data());
-    std::vector<std::string> names;
-    while (const nfsdirent* const entry = nfs_readdir(mount.nfs(), directory)) {
-      const std::string_view found = entry->name;
-      if (found != "." && found != "..") names.emplace_back(found);
-    }
-    nfs_closedir(mount.nfs(), directory);
-    return names;
   }
 
   Result<std::vector<std::byte>> read(const std::string& file, std::size_t most) override {
-    Mount mount(name_ + "/" + file, patience_);
     std::vector<std::byte> data;
-    auto done = with_file(mount, file, O_RDONLY, [&](nfsfh* handle) {
+    auto done = with_file(file, O_RDONLY, [&](Mount& mount, nfsfh* handle) {
       return mount.run(
           "read",
           [&](nfs_cb answered, void* self) {
@@ -181,44 +191,68 @@ class NfsDirectory final : public Directory {
   Result<> replace(const std::string& file, std::span<const std::byte> data) override {
     const std::string fresh = file + ".new";
     if (auto written = write_to(fresh, O_CREAT | O_TRUNC, data); !written) return written;
-    Mount mount(name_ + "/" + file, patience_);
-    if (auto r = mount.open(where_, client_); !r) return r;
-    return mount.run("replace", [&](nfs_cb answered, void* self) {
-      return nfs_rename_async(mount.nfs(), path_of(fresh).c_str(), path_of(file).c_str(), answered,
-                              self);
+    return on_mount(name_ + "/" + file, [&](Mount& mount) {
+      return mount.run("replace", [&](nfs_cb answered, void* self) {
+        return nfs_rename_async(mount.nfs(), path_of(fresh).c_str(), path_of(file).c_str(),
+                                answered, self);
+      });
     });
   }
 
   Result<> remove(const std::string& file) override {
-    Mount mount(name_ + "/" + file, patience_);
-    if (auto r = mount.open(where_, client_); !r) return r;
-    return mount.run("remove", [&](nfs_cb answered, void* self) {
-      return nfs_unlink_async(mount.nfs(), path_of(file).c_str(), answered, self);
+    return on_mount(name_ + "/" + file, [&](Mount& mount) {
+      return mount.run("remove", [&](nfs_cb answered, void* self) {
+        return nfs_unlink_async(mount.nfs(), path_of(file).c_str(), answered, self);
+      });
     });
   }
 
  private:
   std::string path_of(const std::string& file) const { return path_ + "/" + file; }
 
-  Result<> with_file(Mount& mount, const std::string& file, int flags,
-                     const std::function<Result<>(nfsfh*)>& work) {
-    if (auto r = mount.open(where_, client_); !r) return r;
-    auto opened = mount.run("open", [&](nfs_cb answered, void* self) {
-      return nfs_open2_async(mount.nfs(), path_of(file).c_str(), flags, file_mode, answered, self);
+  // One operation: `work` on a connection, which is there for the next one only if it is sound.
+  template <class Work>
+  auto on_mount(const std::string& name, Work&& work) -> decltype(work(std::declval<Mount&>())) {
+    if (mount_ && mount_->has_rested_too_long()) mount_.reset();
+    const bool fresh = !mount_;
+    if (fresh) mount_ = std::make_unique<Mount>(patience_);
+    mount_->begin(name);
+    if (fresh) {
+      if (auto opened = mount_->open(where_, client_); !opened) {
+        mount_.reset();
+        return std::unexpected(opened.error());
+      }
+    }
+    auto done = work(*mount_);
+    const bool sound =
+        done || done.error().kind == ErrorKind::exists || done.error().kind == ErrorKind::not_found;
+    if (!sound || !patience_.keep)
+      mount_.reset();
+    else
+      mount_->rest();
+    return done;
+  }
+
+  Result<> with_file(const std::string& file, int flags,
+                     const std::function<Result<>(Mount&, nfsfh*)>& work) {
+    return on_mount(name_ + "/" + file, [&](Mount& mount) -> Result<> {
+      auto opened = mount.run("open", [&](nfs_cb answered, void* self) {
+        return nfs_open2_async(mount.nfs(), path_of(file).c_str(), flags, file_mode, answered,
+                               self);
+      });
+      if (!opened) return opened;
+      auto* const handle = static_cast<nfsfh*>(mount.data());
+      auto done = work(mount, handle);
+      auto closed = mount.run("close", [&](nfs_cb answered, void* self) {
+        return nfs_close_async(mount.nfs(), handle, answered, self);
+      });
+      return done ? closed : done;
     });
-    if (!opened) return opened;
-    auto* const handle = static_cast<nfsfh*>(mount.data());
-    auto done = work(handle);
-    auto closed = mount.run("close", [&](nfs_cb answered, void* self) {
-      return nfs_close_async(mount.nfs(), handle, answered, self);
-    });
-    return done ? closed : done;
   }
 
   Result<> write_to(const std::string& file, int flags, std::span<const std::byte> data) {
-    Mount mount(name_ + "/" + file, patience_);
     // O_SYNC: what is answered is stable, without a verifier that nobody would look at.
-    return with_file(mount, file, O_WRONLY | O_SYNC | flags, [&](nfsfh* handle) -> Result<> {
+    return with_file(file, O_WRONLY | O_SYNC | flags, [&](Mount& mount, nfsfh* handle) -> Result<> {
       for (std::size_t at = 0; at < data.size();) {
         auto written = mount.run("write", [&](nfs_cb answered, void* self) {
           return nfs_pwrite_async(mount.nfs(), handle, at, data.size() - at, &data[at], answered,
@@ -235,6 +269,7 @@ class NfsDirectory final : public Directory {
   const NfsLocation where_;
   const NfsPatience patience_;
   const std::string path_, name_, client_;
+  std::unique_ptr<Mount> mount_;  // kept from the last operation
 };
 
 }  // namespace

@@ -136,6 +136,7 @@ Result<> NfsLink::open(int stop, int program, int port) {
   if (begun != 0) return failed("no connection");
   const auto deadline = Clock::now() + patience;
   while (!call.done) {
+    connect_soon(rpc_get_fd(rpc_.get()));  // to the portmapper first, perhaps
     if (auto r = step(stop, deadline); !r) {
       if (r.error().kind != ErrorKind::busy && r.error().errno_value != ETIMEDOUT)
         return failed("the server closed the connection");

@@ -58,6 +58,12 @@ void watch_peer(int socket, std::chrono::milliseconds unacknowledged) {
   set(IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+// The kernel asks again after a second, then after ever longer pauses.
+void connect_soon(int socket) {
+  const int asked_again = 1;
+  ::setsockopt(socket, IPPROTO_TCP, TCP_SYNCNT, &asked_again, sizeof asked_again);
+}
+
 Result<> RemoteLink::step(int stop, Clock::time_point deadline) {
   const short wanted = awaited();
   std::array<pollfd, 2> fds{};

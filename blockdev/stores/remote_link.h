@@ -114,6 +114,10 @@ class RemoteEndpoint {
 // A host that vanished without a word is noticed, too; and no answer waits for company.
 void watch_peer(int socket, std::chrono::milliseconds unacknowledged = std::chrono::seconds(30));
 
+// A socket that is being connected: gives up after some two seconds without an answer instead of
+// minutes, so that one who tries again soon finds a host that has come back soon. Others: nothing.
+void connect_soon(int socket);
+
 // As many zeros as one command writes where the protocol has none for them. Never
 // written: costs no memory.
 std::span<std::byte> zero_block();

@@ -25,7 +25,8 @@ Result<std::unique_ptr<Lease>> take_lease(const std::string& uri,
                                           const blockdev::NfsLocation& where,
                                           const DiskOptions& options) {
   const auto open = [where](std::chrono::milliseconds patience, int stop) {
-    return blockdev::nfs_directory(where, where.file + ".lock", {.most = patience, .stop = stop});
+    return blockdev::nfs_directory(where, where.file + ".lock",
+                                   {.most = patience, .stop = stop, .keep = true});
   };
   return Lease::take(open, {.terms = blockdev::lease::terms_of(options.lease),
                             .disk = uri,

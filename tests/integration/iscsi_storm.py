@@ -156,7 +156,7 @@ class Session:
                 self.take(*await read_pdu(reader))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.storm.fail(Wrong("the target ended a session"))
-        except Wrong as wrong:
+        except Exception as wrong:  # whatever it is, nobody else would see it
             self.storm.fail(wrong)
 
     def take(self, header, data):
@@ -328,7 +328,7 @@ class Storm:
         while True:
             await asyncio.sleep(0.02)
             _, command = await session.send(bytes(6))
-            await command.answer
+            await asyncio.shield(command.answer)  # it comes when nobody looks any more, too
 
     async def guarded(self, *tasks, until):
         """Until `until` is over; what the others raise ends all."""

@@ -17,13 +17,15 @@ fresh() {
 
 for version in 3 4; do
   uri=$(nfs_uri $version disk.img)
-  say "version $version: random requests"
-  fresh
-  serve_nfs
-  "$load" "$uri" --ops "$operations" --save "$work/copy" >"$work/load.log" 2>&1 ||
-    fail "$(tail -n 3 "$work/load.log")"
-  stop_nfs
-  cmp "$file" "$work/copy" || fail "version $version: the server's file differs"
+  say "version $version: random requests; and with room for few that are not flushed"
+  for keep in 67108864 1048576; do
+    fresh
+    serve_nfs
+    "$load" "$uri" --ops "$operations" --keep "$keep" --save "$work/copy" >"$work/load.log" 2>&1 ||
+      fail "$(tail -n 3 "$work/load.log")"
+    stop_nfs
+    cmp "$file" "$work/copy" || fail "version $version: the server's file differs"
+  done
 done
 
 # under_fire VERSION ROUNDS OPTION...: the load while the server is killed; its status.
