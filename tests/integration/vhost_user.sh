@@ -6,7 +6,7 @@ source "$(dirname "$0")/../lib/harness.sh"
 kernel=$build/subprojects/testguest/testguest.elf
 server=$build/tests/integration/vhost_user_disk
 
-need qemu-system-x86_64 python3
+need qemu-system-x86_64 python3 iscsi-inq
 begin
 cd "$work"
 
@@ -58,7 +58,7 @@ ours four-queues disk ours.img 4
 has_pattern ours.img || fail "four queues: other data"
 
 truncate -s 8M scsi.img
-"$build/scsi/tools/nas-scsi" --vhost-user scsi.socket scsi.img >scsi.log 2>&1 &
+"$build/scsi/tools/nas-scsi" --portal 127.0.0.1:0 --vhost-user scsi.socket scsi.img >scsi.log 2>&1 &
 scsi=$!
 children+=("$scsi")
 wait_until 60 test -S scsi.socket || fail "nas-scsi: $(cat scsi.log)"
@@ -74,6 +74,14 @@ done
   -device vhost-user-scsi-pci,chardev=socket,num_queues=1,disable-legacy=on </dev/null >unsealed.err 2>&1 ||
   ! grep -q passed unsealed.log || fail "memory that can be shortened was taken"
 grep -q 'sealed against shrinking' scsi.log || fail "unsealed: $(cat scsi.log)"
+# Beside one that is there, an iSCSI initiator is served; and it is no reason not to end.
+qemu-system-x86_64 -machine q35,memory-backend=ram -accel tcg -m 64 -S -nodefaults -display none \
+  -object memory-backend-memfd,id=ram,size=64M,share=on -chardev socket,id=socket,path=scsi.socket \
+  -device vhost-user-scsi-pci,chardev=socket </dev/null >idle.log 2>&1 &
+children+=($!)
+fourth_came() { [[ $(grep -c "has come" scsi.log) -eq 4 ]]; }
+wait_until 60 fourth_came || fail "idle: $(cat scsi.log idle.log)"
+iscsi-inq "$(grep ^iscsi: scsi.log)" | grep -q TIDEPOOL || fail "no answer by iSCSI: $(cat scsi.log)"
 status=0
 kill "$scsi"
 wait "$scsi" || status=$?

@@ -249,6 +249,8 @@ Result<> BackEnd::handle_vring(Received& message) {
       UniqueFd fd = place->none ? UniqueFd() : std::move(message.descriptors.front());
       if (message.header.request == Request::set_vring_call) {
         queue->call = std::move(fd);
+        // What was used meanwhile may have been told to the old one, where nobody looks any more.
+        CallInterrupt(queue->call.get()).signal();
         return start();
       }
       if (!fd) return wrong(message, "a queue without kicks is not offered");

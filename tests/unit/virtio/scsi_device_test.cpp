@@ -142,6 +142,12 @@ TEST_F(ScsiDeviceTest, IsAnInitiatorOfItsOwn) {
   EXPECT_EQ(a_->attentions(), std::vector<unsigned>{nexus_loss});
   EXPECT_EQ(a_->run(write_of(1, 0xac)).status, good);
   EXPECT_EQ(b_->run(write_of(1, 0xbb)).status, reservation_conflict);
+  {
+    // The twin: with the same port it would be the same initiator.
+    ScsiDriver same(*target_, "a");
+    EXPECT_EQ(same.attentions(), std::vector<unsigned>{nexus_loss});
+    EXPECT_EQ(same.run(write_of(1, 0xad)).status, good);
+  }
   // Each other's doing is told once.
   EXPECT_EQ(a_->manage(VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET), function_complete);
   EXPECT_EQ(b_->attentions(), std::vector<unsigned>{bus_device_reset});
