@@ -21,6 +21,7 @@ struct OpenDisk {
   pool::Disk* disk = nullptr;
   bool cached = false;         // open through the kernel's page cache
   bool dirties_cache = false;  // and for writing
+  bool writes_direct = false;  // for writing, around it
   bool shrinks = false;        // held to make it smaller
 };
 

@@ -139,9 +139,15 @@ void rename(fuse_req_t request, fuse_ino_t from, const char* from_name, fuse_ino
 void set_up(fuse_req_t request, fuse_file_info& file, NodeId id, pool::Disk* disk) {
   bool writes = (file.flags & O_ACCMODE) != O_RDONLY;
   DiskUsers::Opening opening;
-  if ((file.flags & O_DIRECT) == 0) opening = session_of(request).disk_users().open(id);
+  const bool bypasses = (file.flags & O_DIRECT) != 0;
+  if (!bypasses) opening = session_of(request).disk_users().open(id);
+  if (bypasses && writes) session_of(request).disk_users().open_direct(id);
   const bool direct = !opening.cached;
-  auto* opened = new OpenDisk{id, disk, opening.cached, writes && opening.cached};
+  auto* opened = new OpenDisk{.id = id,
+                              .disk = disk,
+                              .cached = opening.cached,
+                              .dirties_cache = writes && opening.cached,
+                              .writes_direct = writes && bypasses};
   if (opened->dirties_cache) session_of(request).cached_writers().add(id);
   file.fh = reinterpret_cast<std::uintptr_t>(opened);
   file.keep_cache = direct || opening.keep_cache ? 1 : 0;
@@ -174,6 +180,7 @@ void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   OpenDisk* opened = open_disk(file);
   if (opened->dirties_cache) session_of(request).cached_writers().remove(opened->id);
   if (opened->cached) session_of(request).disk_users().close_cached(opened->id);
+  if (opened->writes_direct) session_of(request).disk_users().close_direct(opened->id);
   pool_of(request).release(opened->disk);
   delete opened;
   fuse_reply_err(request, 0);

@@ -12,7 +12,7 @@ DiskUsers::Opening DiskUsers::open(pool::NodeId disk) {
   std::scoped_lock lock(mutex_);
   Users& users = disks_[disk];
   if (users.attached) return {};
-  const bool fresh = !std::exchange(users.stale, false);
+  const bool fresh = !std::exchange(users.stale, false) && users.direct == 0;
   ++users.cached;
   return {.cached = true, .keep_cache = fresh};
 }
@@ -23,6 +23,18 @@ void DiskUsers::close_cached(pool::NodeId disk) {
   if (entry == disks_.end()) return;
   --entry->second.cached;
   forget_idle(entry);
+}
+
+void DiskUsers::open_direct(pool::NodeId disk) {
+  std::scoped_lock lock(mutex_);
+  ++disks_[disk].direct;
+}
+
+void DiskUsers::close_direct(pool::NodeId disk) {
+  std::scoped_lock lock(mutex_);
+  Users& users = disks_[disk];
+  --users.direct;
+  users.stale = true;
 }
 
 bool DiskUsers::begin_shrink(pool::NodeId disk) {

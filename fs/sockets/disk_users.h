@@ -1,10 +1,11 @@
 // Who uses a disk beside the pool: files that are open through the kernel's page
-// cache, a front end on its socket, a truncation. Pure book-keeping.
+// cache or around it, a front end on its socket, a truncation. Pure book-keeping.
 //
 // The kernel's cache does not see what a front end writes. So the two exclude each
 // other: a disk that is open through the cache gets no front end, and while one is
 // served the disk is opened for direct I/O only. What the cache kept from before is
-// dropped by the first opening through it afterwards.
+// dropped by the first opening through it afterwards. So it is after direct writes: the
+// page cache of kernels before Linux 6.6 does not see them either.
 #pragma once
 
 #include <map>
@@ -25,6 +26,9 @@ class DiskUsers {
   // Each that is `cached` ends with close_cached().
   Opening open(pool::NodeId disk);
   void close_cached(pool::NodeId disk);
+  // For writing, around the cache; ends with close_direct().
+  void open_direct(pool::NodeId disk);
+  void close_direct(pool::NodeId disk);
 
   // Shrinking wants writes kept away, which the kernel does for its own only. false: a
   // front end is served.
@@ -37,10 +41,10 @@ class DiskUsers {
 
  private:
   struct Users {
-    unsigned cached = 0, shrinking = 0;
+    unsigned cached = 0, direct = 0, shrinking = 0;
     bool attached = false;
-    bool stale = false;  // the cache may hold what a front end has changed since
-    bool any() const { return cached != 0 || shrinking != 0 || attached || stale; }
+    bool stale = false;  // the cache may hold what was changed around it since
+    bool any() const { return cached != 0 || direct != 0 || shrinking != 0 || attached || stale; }
   };
   void forget_idle(std::map<pool::NodeId, Users>::iterator entry);
 

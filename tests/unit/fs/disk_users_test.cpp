@@ -36,6 +36,20 @@ TEST(DiskUsers, TheFirstOpeningAfterAFrontEndDropsWhatTheCacheHas) {
   EXPECT_TRUE(second.keep_cache);
 }
 
+// As on Linux before 6.6, whose page cache does not see direct writes.
+TEST(DiskUsers, AnOpeningAfterDirectWritesDropsWhatTheCacheHas) {
+  DiskUsers users;
+  EXPECT_TRUE(users.open(disk).keep_cache);
+  users.open_direct(disk);
+  EXPECT_FALSE(users.open(disk).keep_cache);
+  EXPECT_TRUE(users.open(other).keep_cache);
+  users.close_direct(disk);
+  const auto first = users.open(disk), second = users.open(disk);
+  EXPECT_TRUE(first.cached && second.cached);
+  EXPECT_FALSE(first.keep_cache);
+  EXPECT_TRUE(second.keep_cache);
+}
+
 TEST(DiskUsers, NothingShrinksUnderAFrontEnd) {
   DiskUsers users;
   ASSERT_TRUE(users.begin_shrink(disk));
