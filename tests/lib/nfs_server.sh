@@ -46,6 +46,8 @@ begin_nfs() {
   begin
   need ganesha.nfsd rpcbind ip
   export PATH=/usr/bin:$PATH
+  # A copy of another's pool, kept here, would keep its daemon from ending.
+  umount --lazy --all --types fuse.elasticfs
   ip link set lo up
   mount -t tmpfs tmpfs /run  # ours alone, gone with the namespace
   mkdir -p /run/rpcbind "$work/export" "$work/recovery"
