@@ -56,3 +56,20 @@ bool find_virtio(uint32_t virtio_id, uint32_t nth, VirtioPciDevice& found) {
   }
   return false;
 }
+
+void enable_message(const VirtioPciDevice& device, uint32_t address, uint32_t data) {
+  constexpr uint8_t msix_capability = 0x11;
+  for (uint32_t link = read_config(device.slot, 0x34) & 0xff; link != 0;
+       link = read_config(device.slot, link + 1) & 0xff) {
+    if ((read_config(device.slot, link) & 0xff) != msix_capability) continue;
+    const uint32_t place = read_config(device.slot, link + 4);
+    const uint32_t entry = bar_address(device.slot, place & 7) + (place & ~7U);
+    write_at<uint32_t>(entry, address);
+    write_at<uint32_t>(entry + 4, 0);
+    write_at<uint32_t>(entry + 8, data);
+    write_at<uint32_t>(entry + 12, 0);  // not masked
+    write_config(device.slot, link + 3, 0x80);
+    return;
+  }
+  require(false, "no MSI-X");
+}

@@ -13,3 +13,5 @@ struct VirtioPciDevice {
 // The nth device with this virtio number; false: there is none.
 bool find_virtio(uint32_t virtio_id, uint32_t nth, VirtioPciDevice& found);
 void write_config(uint32_t slot, uint32_t offset, uint8_t value);
+// The device's MSI-X vector 0 is a write of `data` to the address from now on.
+void enable_message(const VirtioPciDevice& device, uint32_t address, uint32_t data);

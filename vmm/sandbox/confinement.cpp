@@ -76,7 +76,7 @@ class Message {
   std::size_t length_ = 0;
 };
 
-void on_forbidden_call(int, siginfo_t* info, void*) {
+void on_forbidden_call(int, siginfo_t* info, void* context) {
   std::array<char, 17> thread{};
   ::prctl(PR_GET_NAME, thread.data());
   const auto number = static_cast<unsigned>(info->si_syscall);
@@ -85,7 +85,12 @@ void on_forbidden_call(int, siginfo_t* info, void*) {
   if (number < call_names.size() && call_names[number].text[0] != '\0') {
     message << call_names[number].text.data() << " ";
   }
-  message << "(" << number << "): the machine ends\n";
+  message << "(" << number << ")";
+  if (number == SYS_ioctl) {
+    const auto& registers = static_cast<const ucontext_t*>(context)->uc_mcontext.gregs;
+    message << ", request " << static_cast<unsigned>(registers[REG_RSI]);
+  }
+  message << ": the machine ends\n";
   message.print();
   ::_exit(1);
 }

@@ -13,6 +13,8 @@
 
 #include <vector>
 
+#include "vmm/kvm/kvm_table.h"
+
 namespace tidepool::vmm {
 
 namespace {
@@ -73,7 +75,7 @@ constexpr AllowedCall vcpu[] = {
     ioctl_of(KVM_IOEVENTFD),
     ioctl_of(KVM_IRQFD),
     ioctl_of(KVM_IRQ_LINE),
-    ioctl_of(KVM_SET_GSI_ROUTING),
+    ioctl_of(kvm_set_routing),
     ioctl_of(TUNSETOFFLOAD),
     // What a vhost-user back end is told when the guest starts or resets it.
     any(SYS_sendmsg),
