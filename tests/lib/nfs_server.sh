@@ -89,11 +89,11 @@ add_host() {
   local name=$1 number=$((${#hosts[@]} + 1)) server_side=to-$1
   nfs_host=10.77.0.1
   [[ $number -gt 1 ]] || ip address add "$nfs_host/32" dev lo
-  unshare --net sleep infinity &
+  unshare --net bash -c ': >"$0"; exec sleep infinity' "$work/$name.left" &
   hosts[$name]=$!
   children+=($!)
   # Until it has left our network.
-  wait_until 20 other_network "$!" || fail "no network for host $name"
+  wait_until 60 test -e "$work/$name.left" || fail "no network for host $name"
   ip link add "$server_side" type veth peer name cable netns "$!"
   ip address add "10.77.$number.1/24" dev "$server_side"
   ip link set "$server_side" up
@@ -102,7 +102,6 @@ add_host() {
   (on_host "$name" ip link set cable up)
   (on_host "$name" ip route add "$nfs_host" via "10.77.$number.1")
 }
-other_network() { [[ $(readlink "/proc/$1/ns/net") != $(readlink /proc/self/ns/net) ]]; }
 on_host() {
   local name=$1
   shift
