@@ -12,6 +12,7 @@ portal=127.0.0.1:3260
 modprobe fuse
 modprobe -a iscsi_tcp sd_mod sg 2>/dev/null || skip "this kernel has no iscsi_tcp"
 begin
+dmesg --clear  # of what other scripts broke on purpose
 logout_all() {
   local status=$?
   iscsiadm --mode node --logoutall=all >/dev/null 2>&1 || true
