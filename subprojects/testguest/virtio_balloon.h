@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "pci.h"
+#include "virtio_queue.h"
 
 class BalloonDriver {
  public:
@@ -19,23 +19,14 @@ class BalloonDriver {
   void report(uint32_t first, uint32_t second, uint32_t bytes);
   // A page that is none.
   void lie();
-  bool is_broken() const;
+  bool is_broken() const { return ::is_broken(device_); }
 
  private:
-  static constexpr uint16_t entries = 16;
   static constexpr uint32_t batch = 256;  // page numbers
-  struct Queue {
-    uint8_t *descriptors = nullptr, *available = nullptr, *used = nullptr;
-    uint32_t doorbell = 0;
-    uint16_t count = 0;  // of chains
-  };
-  void set_up(Queue& queue, uint16_t number);
-  void tell(Queue& queue, uint32_t address, uint32_t pages);
-  void describe(Queue& queue, uint16_t index, uint32_t address, uint32_t length, uint16_t flags);
-  void publish(Queue& queue);
-  void wait(const Queue& queue) const;
+  void tell(VirtioQueue& queue, uint32_t address, uint32_t pages);
+  void wait(VirtioQueue& queue);
 
   VirtioPciDevice device_;
-  Queue queues_[3];
+  VirtioQueue queues_[3];
   uint32_t* numbers_ = nullptr;
 };

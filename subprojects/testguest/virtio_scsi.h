@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "pci.h"
+#include "virtio_queue.h"
 
 class ScsiDriver {
  public:
@@ -27,13 +27,10 @@ class ScsiDriver {
   bool lie();
 
  private:
-  static constexpr uint16_t entries = 16;
   void describe(uint16_t index, const void* data, uint32_t length, uint16_t flags);
-  void publish();
+  void publish();  // the chain that begins with descriptor 0
 
   VirtioPciDevice device_;
-  uint32_t doorbell_ = 0;
-  uint8_t *descriptors_ = nullptr, *available_ = nullptr, *used_ = nullptr;
+  VirtioQueue queue_;
   uint8_t *header_ = nullptr, *answer_ = nullptr;
-  uint16_t next_available_ = 0, next_used_ = 0;
 };
