@@ -11,19 +11,12 @@
 #include "blockdev/stores/nfs_store.h"
 #include "scsi/iscsi/target.h"
 #include "tests/lib/judge.h"
+#include "tests/lib/must.h"
 
 namespace {
 
 using namespace tidepool;
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) {
-    std::fprintf(stderr, "%s\n", result.error().message.c_str());
-    ::_exit(judge::exit_failed);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
+using test::must;
 
 class NoStorage final : public scsi::ReservationStorage {
  public:

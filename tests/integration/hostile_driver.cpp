@@ -21,6 +21,7 @@
 #include "base/byte_order.h"
 #include "base/log.h"
 #include "tests/lib/judge.h"
+#include "tests/lib/must.h"
 #include "tests/lib/queue_driver.h"
 #include "tests/lib/simulated_store.h"
 #include "virtio/block_device.h"
@@ -33,6 +34,7 @@
 namespace {
 
 using namespace tidepool;
+using test::must;
 using judge::die;
 using judge::Random;
 using test::QueueDriver;
@@ -61,12 +63,6 @@ enum Common : std::uint64_t {
   common_end = 56,
 };
 constexpr std::uint64_t device_page = 0x2000, doorbell_page = 0x3000, table_page = 0x4000;
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) die("cannot be set up: %s", result.error().message.c_str());
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 
 class SocketPort final : public virtio::PacketPort {
  public:

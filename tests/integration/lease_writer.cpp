@@ -12,22 +12,15 @@
 #include "blockdev/stores/nfs_store.h"
 #include "blockdev/sync_channel.h"
 #include "tests/lib/judge.h"
+#include "tests/lib/must.h"
 
 namespace {
 
 using namespace tidepool;
+using test::must;
 using namespace tidepool::blockdev;
 
 constexpr int exit_lost = 3;
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) {
-    std::fprintf(stderr, "%s\n", result.error().message.c_str());
-    ::_exit(judge::exit_failed);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 
 }  // namespace
 
