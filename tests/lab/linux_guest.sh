@@ -34,7 +34,7 @@ make_initrd() {
   mkdir -p initrd.d/{bin,modules,proc,sys,dev,new}
   cp "$(command -v busybox)" initrd.d/bin/busybox
   local module file
-  for module in virtio_pci virtio_blk virtio_net ext4 crc32c_generic; do
+  for module in virtio_pci virtio_mmio virtio_blk virtio_net ext4 crc32c_generic; do
     modprobe --show-depends "$module"
   done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >modules
   while IFS= read -r file; do
@@ -43,6 +43,7 @@ make_initrd() {
   done <modules >initrd.d/modules/order
   cat >initrd.d/init <<'END'
 #!/bin/busybox sh
+echo "guest: up"
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc none /proc
@@ -57,6 +58,13 @@ done
 echo "guest: cpus $(nproc) disks$disks"
 case $action in
   off) poweroff -f ;;
+  use)
+    dd if=/dev/vda of=/dev/null bs=64k 2>/dev/null
+    ip link set eth0 up
+    echo "guest: used"
+    read word
+    poweroff -f
+    ;;
   reboot)  # once: the disk knows
     [ "$(head -c 5 /dev/vda)" = again ] && echo "guest: again" && poweroff -f
     printf again | dd of=/dev/vda bs=512 conv=notrunc,fsync 2>/dev/null
