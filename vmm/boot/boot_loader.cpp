@@ -2,11 +2,15 @@
 
 #include <asm/bootparam.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "base/byte_order.h"
@@ -25,7 +29,30 @@ constexpr std::uint64_t most_command_line = 64 * kib;  // of any protocol
 constexpr std::uint32_t usable = 1, reserved = 2;      // kinds of memory, in both protocols
 constexpr std::uint64_t page = 4096;
 
-Result<std::vector<std::byte>> read_file(const std::filesystem::path& path, const char* what) {
+// A file of which only the headers are looked at here, through a mapping; what goes to the
+// guest is read to its place at once, without a copy between.
+class BootFile {
+ public:
+  static Result<BootFile> open(const std::filesystem::path& path, const char* what);
+  BootFile(BootFile&& other) noexcept
+      : path_(std::move(other.path_)),
+        fd_(std::move(other.fd_)),
+        bytes_(std::exchange(other.bytes_, {})) {}
+  ~BootFile() {
+    if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  }
+  std::span<const std::byte> bytes() const { return bytes_; }
+  // part: of bytes()
+  Result<> read(std::span<const std::byte> part, std::byte* to) const;
+
+ private:
+  BootFile(std::filesystem::path path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  std::filesystem::path path_;
+  UniqueFd fd_;
+  std::span<const std::byte> bytes_;
+};
+
+Result<BootFile> BootFile::open(const std::filesystem::path& path, const char* what) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail_errno(errno, fmt::format("cannot read the {} '{}'", what, path.native()));
   struct stat status {};
@@ -36,17 +63,26 @@ Result<std::vector<std::byte>> read_file(const std::filesystem::path& path, cons
     return fail(ErrorKind::invalid_argument, "the {} '{}' is larger than {}", what, path.native(),
                 format_size(most_file));
   }
-  std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = ::read(fd.get(), bytes.data() + done, bytes.size() - done);
+  BootFile file(path, std::move(fd));
+  const auto length = static_cast<std::size_t>(status.st_size);
+  if (length == 0) return file;
+  void* const place = ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE, file.fd_.get(), 0);
+  if (place == MAP_FAILED) return fail_errno(errno, fmt::format("cannot read '{}'", path.native()));
+  file.bytes_ = {static_cast<const std::byte*>(place), length};
+  return file;
+}
+
+Result<> BootFile::read(std::span<const std::byte> part, std::byte* to) const {
+  auto offset = static_cast<off_t>(part.data() - bytes_.data());
+  std::size_t left = part.size();
+  while (left > 0) {
+    const ssize_t got = ::pread(fd_.get(), to, left, offset);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno(errno, fmt::format("cannot read '{}'", path.native()));
-    if (got == 0) break;
-    done += static_cast<std::size_t>(got);
+    if (got < 0) return fail_errno(errno, fmt::format("cannot read '{}'", path_.native()));
+    if (got == 0) return fail(ErrorKind::io, "'{}' got shorter while it was read", path_.native());
+    to += got, offset += got, left -= static_cast<std::size_t>(got);
   }
-  bytes.resize(done);
-  return bytes;
+  return {};
 }
 
 struct MemoryRange {
@@ -80,19 +116,21 @@ struct Placed {
 Result<Placed> place_initrd(GuestRam& ram, const std::filesystem::path& path,
                             std::uint64_t kernel_end, std::uint64_t most_address) {
   if (path.empty()) return Placed{};
-  auto bytes = read_file(path, "initrd");
-  if (!bytes) return std::unexpected(bytes.error());
-  if (bytes->empty())
+  auto file = BootFile::open(path, "initrd");
+  if (!file) return std::unexpected(file.error());
+  const std::span<const std::byte> bytes = file->bytes();
+  if (bytes.empty())
     return fail(ErrorKind::invalid_argument, "the initrd '{}' is empty", path.native());
   const std::uint64_t end = std::min(ram.low_end(), most_address + 1);
   const std::uint64_t room = end > kernel_end ? end - kernel_end : 0;
-  if (round_up<std::uint64_t>(bytes->size(), page) > round_down(room, page)) {
+  if (round_up<std::uint64_t>(bytes.size(), page) > round_down(room, page)) {
     return too_little(ram, fmt::format("the initrd '{}' with its kernel", path.native()),
-                      kernel_end + bytes->size());
+                      kernel_end + bytes.size());
   }
-  const std::uint64_t address = round_down(end - bytes->size(), page);
-  std::memcpy(ram.at(address, bytes->size()), bytes->data(), bytes->size());
-  return Placed{address, bytes->size()};
+  const std::uint64_t address = round_down(end - bytes.size(), page);
+  if (auto read = file->read(bytes, ram.at(address, bytes.size())); !read)
+    return std::unexpected(read.error());
+  return Placed{address, bytes.size()};
 }
 
 Result<> place_command_line(GuestRam& ram, const std::string& text, std::uint64_t most) {
@@ -106,15 +144,15 @@ Result<> place_command_line(GuestRam& ram, const std::string& text, std::uint64_
   return {};
 }
 
-Result<BootEntry> load(GuestRam& ram, const BzImage& image, const BootFiles& files,
-                       std::uint64_t acpi) {
+Result<BootEntry> load(GuestRam& ram, const BzImage& image, const BootFile& kernel,
+                       const BootFiles& files, std::uint64_t acpi) {
   std::byte* const place = ram.at(image.load_address, image.needed_bytes);
   const auto end = checked_add(image.load_address, image.needed_bytes);
   if (place == nullptr || !end || *end > ram.low_end() || image.load_address < high_memory) {
     return too_little(ram, fmt::format("the kernel '{}'", files.kernel.native()),
                       image.load_address + image.needed_bytes);
   }
-  std::memcpy(place, image.payload.data(), image.payload.size());
+  if (auto read = kernel.read(image.payload, place); !read) return std::unexpected(read.error());
   auto line = place_command_line(ram, files.command_line, image.most_command_line);
   if (!line) return std::unexpected(line.error());
   auto initrd = place_initrd(ram, files.initrd, *end, image.most_initrd_address);
@@ -164,8 +202,8 @@ void write_start_info(GuestRam& ram, const Placed& initrd, std::uint64_t acpi) {
   }
 }
 
-Result<BootEntry> load(GuestRam& ram, const ElfImage& image, const BootFiles& files,
-                       std::uint64_t acpi) {
+Result<BootEntry> load(GuestRam& ram, const ElfImage& image, const BootFile& kernel,
+                       const BootFiles& files, std::uint64_t acpi) {
   std::uint64_t end = 0;
   for (const ElfSegment& segment : image.segments) {
     const auto segment_end = checked_add(segment.address, segment.bytes);
@@ -178,7 +216,9 @@ Result<BootEntry> load(GuestRam& ram, const ElfImage& image, const BootFiles& fi
       return fail(ErrorKind::unsupported, "kernel '{}': a segment lies below 1 MiB, at {:#x}",
                   files.kernel.native(), segment.address);
     }
-    std::memcpy(place, segment.content.data(), segment.content.size());  // the rest is zeros
+    // The rest is zeros.
+    if (auto read = kernel.read(segment.content, place); !read)
+      return std::unexpected(read.error());
     end = std::max(end, *segment_end);
   }
   auto line = place_command_line(ram, files.command_line, most_command_line - 1);
@@ -192,11 +232,12 @@ Result<BootEntry> load(GuestRam& ram, const ElfImage& image, const BootFiles& fi
 }  // namespace
 
 Result<BootEntry> load_kernel(GuestRam& ram, const BootFiles& files, std::uint64_t acpi) {
-  auto bytes = read_file(files.kernel, "kernel");
-  if (!bytes) return std::unexpected(bytes.error());
-  auto image = parse_kernel(*bytes, files.kernel.native());
+  auto kernel = BootFile::open(files.kernel, "kernel");
+  if (!kernel) return std::unexpected(kernel.error());
+  auto image = parse_kernel(kernel->bytes(), files.kernel.native());
   if (!image) return std::unexpected(image.error());
-  return std::visit([&](const auto& kind) { return load(ram, kind, files, acpi); }, *image);
+  return std::visit([&](const auto& kind) { return load(ram, kind, *kernel, files, acpi); },
+                    *image);
 }
 
 }  // namespace tidepool::vmm
