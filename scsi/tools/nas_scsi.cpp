@@ -15,6 +15,7 @@
 
 #include "base/background.h"
 #include "base/file_limit.h"
+#include "base/freed_memory.h"
 #include "base/log.h"
 #include "base/scope_guard.h"
 #include "scsi/iscsi/target.h"
@@ -247,6 +248,7 @@ int run(int argc, char** argv) {
   if (auto valid = check_target_name(a.target_name); !valid)
     return report(valid.error()), exit_usage;
   raise_file_limit();
+  keep_freed_memory();
   return run_serve(a);
 }
 
