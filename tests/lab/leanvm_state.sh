@@ -96,7 +96,7 @@ wait_for_work() {
   local before=("$(counted 0)" "$(counted 1)" "$(cat echoed)")
   wait_until 900 goes_on "${before[@]}" || fail "the guest stands still: counted ${before[*]}, now $(counted 0) $(counted 1) $(cat echoed): $(shown console)"
   kill -0 "$guest" 2>/dev/null || fail "the guest ended: $(shown console)"
-  kill -0 "$echo_judge" 2>/dev/null || fail "the connection: $(cat echo.log)"
+  kill -0 "$echo_judge" 2>/dev/null || fail "the connection: $(cat echo.log); the guest: $(shown console)"
 }
 # By how many milliseconds the guest's clock is behind, and printing late.
 lag() {
@@ -121,7 +121,7 @@ for ((round = 1; round <= rounds; ++round)); do
   took "round $round, a state of $(($(stat -c %s state) >> 20)) MiB, its clock behind by $(lag) ms"
 done
 touch stop
-wait "$echo_judge" || fail "the connection: $(cat echo.log)"
+wait "$echo_judge" || fail "the connection: $(cat echo.log); the guest: $(shown console)"
 say "echoed through one connection: $(cat echo.log) bytes"
 type_line end
 wait_for_guest console done
