@@ -5,107 +5,33 @@
 //   nfs://... --plain  by libnfs alone, its calls on files, one connection
 //   nbd://..., nbd+unix://...  through our store of an NBD export
 //   iscsi://...        by libiscsi, a logical unit with blocks of 512 bytes
+//   vhost-user:PATH    as a virtual machine's driver of virtio-scsi, such a unit
 //
 // Limits: as bench/load.h has them; content is not verified.
 #include <iscsi/iscsi.h>
 #include <iscsi/scsi-lowlevel.h>
 #include <nfsc/libnfs.h>
-#include <poll.h>
 
 #include <cstdio>
-#include <functional>
 #include <memory>
-#include <vector>
 
 #include "blockdev/stores/nbd_store.h"
 #include "blockdev/stores/nfs_store.h"
-#include "tests/bench/load.h"
-#include "tests/lib/judge.h"
+#include "tests/bench/peer.h"
+#include "tests/bench/scsi_queue.h"
 
 namespace {
 
 using namespace tidepool;
-using bench::Load;
+using bench::Job;
+using bench::Peer;
 using blockdev::IoOp;
-using Clock = std::chrono::steady_clock;
-
-struct Job {
-  std::string uri;
-  Load load;
-  std::uint64_t span = 0;  // bytes
-  std::chrono::milliseconds time{0};
-  std::uint64_t seed = 1;
-};
 
 template <class T>
 T must(Result<T> result) {
   if (!result) judge::die("%s", result.error().message.c_str());
   if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
-
-// `depth` requests at a time against a client library that is polled.
-class Peer {
- public:
-  explicit Peer(const Job& job)
-      : job_(job), random_(job.seed), slots_(job.load.depth), memory_(job.load.block) {
-    judge::fill_random(random_, memory_.data(), memory_.size());
-  }
-  virtual ~Peer() = default;
-  Peer(const Peer&) = delete;
-  Peer& operator=(const Peer&) = delete;
-
-  double requests_per_second() {
-    const auto start = Clock::now();
-    for (Slot& slot : slots_) {
-      slot.peer = this;
-      slot.memory.resize(job_.load.block);
-      begin(slot);
-    }
-    for (auto now = start; busy_ > 0; now = Clock::now()) {
-      stopping_ = now - start >= job_.time;
-      serve();
-    }
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    return static_cast<double>(completed_) / seconds;
-  }
-
- protected:
-  struct Slot {
-    Peer* peer = nullptr;
-    std::vector<unsigned char> memory;  // what is read is copied to
-  };
-  bool writes() const { return job_.load.op == IoOp::write; }
-  void completed(Slot& slot, const void* data) {
-    if (data != nullptr) std::memcpy(slot.memory.data(), data, slot.memory.size());
-    --busy_;
-    ++completed_;
-    if (!stopping_) begin(slot);
-  }
-  static void poll_on(int fd, int events, const std::function<int(int)>& service) {
-    pollfd ready{.fd = fd, .events = static_cast<short>(events), .revents = 0};
-    if (::poll(&ready, 1, -1) < 0 || service(ready.revents) < 0) judge::die("the connection ended");
-  }
-
-  const Job& job_;
-
- private:
-  virtual void submit(Slot& slot, std::uint64_t offset, unsigned char* data) = 0;
-  virtual void serve() = 0;
-
-  void begin(Slot& slot) {
-    const std::uint64_t blocks = job_.span / job_.load.block;
-    const std::uint64_t block = job_.load.random ? random_.below(blocks) : next_++ % blocks;
-    ++busy_;
-    submit(slot, block * job_.load.block, memory_.data());
-  }
-
-  judge::Random random_;
-  std::vector<Slot> slots_;
-  std::vector<unsigned char> memory_;  // what is written
-  std::uint64_t next_ = 0, completed_ = 0;
-  unsigned busy_ = 0;
-  bool stopping_ = false;
-};
 
 class PlainLibnfs final : public Peer {
  public:
@@ -194,6 +120,9 @@ class Initiator final : public Peer {
 double requests_per_second(const Job& job, bool plain) {
   if (plain) return PlainLibnfs(job).requests_per_second();
   if (job.uri.starts_with("iscsi://")) return Initiator(job).requests_per_second();
+  if (job.uri.starts_with("vhost-user:")) {
+    return must(bench::open_scsi_queue(job))->requests_per_second();
+  }
   const auto store = must(blockdev::is_nfs_uri(job.uri) ? blockdev::open_nfs_store(job.uri, {})
                                                         : blockdev::open_nbd_store(job.uri, {}));
   return must(run_load(*store, job.load, job.span, job.time, job.seed)).requests_per_second;
