@@ -1,15 +1,19 @@
 // A raw file as a vhost-user-blk device, for one front end after the other: for tests.
 //
-// Usage: vhost_user_disk SOCKET FILE QUEUES [forgetful|holding]
+// Usage: vhost_user_disk SOCKET FILE QUEUES [forgetful|holding|slow]
 // forgetful: keeps no notes of what is in flight. holding: never answers the first write to the
-// disk's start, which it carries out; so it is to be killed.
+// disk's start, which it carries out; so it is to be killed. slow: answers what is done every
+// 10 ms only; so at most times much is in flight.
 // Ends with the first front end that goes; its exit status tells how.
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "base/unix_address.h"
 #include "blockdev/stores/file_store.h"
@@ -37,6 +41,30 @@ UniqueFd accept_one(const char* path) {
   return UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
 }
 
+// Holds what is done, and lets go of it every 10 ms, until it ends.
+class Delay {
+ public:
+  explicit Delay(test::FaultStore& store) : store_(store) {
+    store_.hold({}, test::FaultStore::HoldAt::completion);
+  }
+  ~Delay() {
+    thread_.request_stop();
+    thread_.join();
+    store_.release_all();
+  }
+
+ private:
+  void let_go(const std::stop_token& end) {
+    while (!end.stop_requested()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      for (auto count = store_.held(); count > 0; --count) store_.release_one();
+    }
+  }
+
+  test::FaultStore& store_;
+  std::jthread thread_{[this](const std::stop_token& end) { let_go(end); }};
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -51,6 +79,8 @@ int main(int argc, char** argv) {
     store->hold({.op = blockdev::IoOp::write, .offset = 0, .length = 512},
                 test::FaultStore::HoldAt::completion, 1);
   }
+  std::optional<Delay> delay;
+  if (kind == "slow") delay.emplace(*store);
   auto device = virtio::BlockDevice::create(
       store, {.queues = static_cast<std::uint16_t>(std::stoul(argv[3])), .serial = "disk0"});
   if (!device) return report(device.error());

@@ -31,16 +31,7 @@ begin_guests() {
 }
 
 make_initrd() {
-  mkdir -p initrd.d/{bin,modules,proc,sys,dev,new}
-  cp "$(command -v busybox)" initrd.d/bin/busybox
-  local module file
-  for module in virtio_pci virtio_mmio virtio_blk virtio_net ext4 crc32c_generic; do
-    modprobe --show-depends "$module"
-  done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >modules
-  while IFS= read -r file; do
-    cp "$file" initrd.d/modules/
-    echo "${file##*/}"
-  done <modules >initrd.d/modules/order
+  mkdir -p initrd.d/{proc,sys,dev,new}
   cat >initrd.d/init <<'END'
 #!/bin/busybox sh
 echo "guest: up"
@@ -80,7 +71,8 @@ case $action in
 esac
 END
   chmod +x initrd.d/init
-  (cd initrd.d && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >initrd.gz
+  "$(dirname "${BASH_SOURCE[0]}")/initrd" initrd.d initrd.gz \
+    virtio_pci virtio_mmio virtio_blk virtio_net ext4 crc32c_generic
 }
 
 make_root() {  # make_root IMAGE SCRIPT...
