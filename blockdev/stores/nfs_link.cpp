@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "base/checked.h"
@@ -25,6 +26,7 @@ constexpr int usual_port = 2049;
 constexpr std::uint32_t least_block = 512;
 constexpr std::uint32_t most_reply = 1U << 20;  // bytes; libnfs refuses more
 constexpr std::uint32_t usual_most = 64U << 10;
+constexpr std::uint64_t most_discarded = std::uint64_t{1} << 30;  // bytes, of one call
 
 // Never 0, which says that nothing is known.
 std::uint64_t as_server(std::uint64_t verifier) { return verifier == 0 ? ~verifier : verifier; }
@@ -56,6 +58,17 @@ NfsEndpoint::NfsEndpoint(std::string uri, NfsLocation where, const RemoteOptions
       unacknowledged_(options.unacknowledged),
       protocol_(where_.version == 4 ? nfs_v4() : nfs_v3()) {}
 
+// No other connection's, of this host or another. Random numbers are asked for only when the file
+// is first opened: later the process may have given up the right to.
+std::string NfsEndpoint::new_owner() {
+  if (owner_.empty()) {
+    std::random_device random;
+    owner_ = "tidepool ";
+    for (int i = 0; i < 4; ++i) owner_ += fmt::format("{:08x}", random());
+  }
+  return fmt::format("{} {}", owner_, ++owners_);
+}
+
 Result<std::unique_ptr<RemoteLink>> NfsEndpoint::connect(int stop) {
   const bool known = !handle_.empty();
   std::vector<char> root;
@@ -71,17 +84,30 @@ Result<std::unique_ptr<RemoteLink>> NfsEndpoint::connect(int stop) {
   if (!known) {
     auto found = link->find(stop, *this, root);
     if (found) found = link->try_read(stop);
+    if (found && !read_only_ && where_.version == 4 && !no_holes_) {
+      found = link->try_hole(stop, *this);
+      if (!found && found.error().kind != ErrorKind::busy) {
+        // It ended the connection when it was asked: it is not asked again.
+        no_holes_ = true;
+        handle_.clear();
+        return connect(stop);
+      }
+    }
     if (!found) {
       handle_.clear();
       return std::unexpected(found.error());
     }
   }
   link->facts_ = disk_;
+  if (disk_.can_trim && !link->holes_)
+    link->holes_ = std::make_unique<Nfs42Session>(new_owner());
   if (!read_only_) {
     if (auto r = link->meet(stop); !r) {
       if (!known) handle_.clear();
+      flush_failed_ = known;
       return std::unexpected(r.error());
     }
+    link->flush_failed_ = std::exchange(flush_failed_, false);
   }
   return link;
 }
@@ -268,10 +294,15 @@ Result<> NfsLink::meet(int stop) {
     }
     if (nfs_error(reply.status).remedy != NfsError::Remedy::later || Clock::now() >= deadline)
       return refused(reply.status);
-    pollfd stopped{.fd = stop, .events = POLLIN, .revents = 0};
-    if (::poll(&stopped, 1, pause_ms) > 0)
-      return fail(ErrorKind::busy, "cannot wait for '{}': it is being closed", uri_);
+    if (auto r = wait_to_ask(stop); !r) return r;
   }
+}
+
+Result<> NfsLink::wait_to_ask(int stop) const {
+  pollfd stopped{.fd = stop, .events = POLLIN, .revents = 0};
+  if (::poll(&stopped, 1, pause_ms) > 0)
+    return fail(ErrorKind::busy, "cannot wait for '{}': it is being closed", uri_);
+  return {};
 }
 
 // --- commands ---
@@ -281,8 +312,23 @@ int NfsLink::send(const RemoteCommand& command, RemoteAnswer& answer) {
   if (command.extents != nullptr || command.op == IoOp::allocate) return EOPNOTSUPP;
   answer.link = this;
   answer.command = command;
-  RemoteCommand sent = command;
-  if (command.op == IoOp::zero || command.op == IoOp::discard) sent.data = zero_block().data();
+  if (command.op == IoOp::discard && holes_) {
+    discards_.push_back(&answer);
+    discard_next();
+  } else if (const int error = send_call(answer); error != 0) {
+    return error;
+  }
+  // What the socket takes goes at once.
+  go_on(POLLOUT);
+  return 0;
+}
+
+int NfsLink::send_call(RemoteAnswer& answer) {
+  RemoteCommand& sent = answer.command;
+  if (sent.op == IoOp::zero || sent.op == IoOp::discard) {
+    sent.data = zero_block().data();
+    sent.length = std::min<std::uint64_t>(sent.length, most_of(IoOp::zero));
+  }
   const auto replied = [](rpc_context*, int status, void* data, void* self) {
     auto& taken = *static_cast<RemoteAnswer*>(self);
     auto& link = static_cast<NfsLink&>(*taken.link);
@@ -295,23 +341,21 @@ int NfsLink::send(const RemoteCommand& command, RemoteAnswer& answer) {
     }
     taken.answered(taken);
   };
-  if (protocol_.send(rpc_.get(), handle_, sent, replied, &answer) != 0) return ENOMEM;
-  // What the socket takes goes at once.
-  go_on(POLLOUT);
-  return 0;
+  return protocol_.send(rpc_.get(), handle_, sent, replied, &answer) == 0 ? 0 : ENOMEM;
+}
+
+void NfsLink::refuse(RemoteAnswer& answer, std::uint32_t status) {
+  const NfsError why = nfs_error(status);
+  answer.error = why.error;
+  answer.later = why.remedy == NfsError::Remedy::later;
+  answer.gone = why.remedy == NfsError::Remedy::reconnect;
+  if (answer.gone) die(why.text);
 }
 
 void NfsLink::take_reply(RemoteAnswer& answer, void* data) {
   const RemoteCommand& command = answer.command;
   const NfsReply reply = protocol_.parse(command.op, data);
-  if (reply.status != 0) {
-    const NfsError why = nfs_error(reply.status);
-    answer.error = why.error;
-    answer.later = why.remedy == NfsError::Remedy::later;
-    answer.gone = why.remedy == NfsError::Remedy::reconnect;
-    if (answer.gone) die(why.text);
-    return;
-  }
+  if (reply.status != 0) return refuse(answer, reply.status);
   if (command.op != IoOp::read) answer.server = as_server(reply.verifier);
   if (command.op == IoOp::flush) return;
   answer.length = reply.count;
@@ -325,6 +369,7 @@ void NfsLink::take_reply(RemoteAnswer& answer, void* data) {
 }
 
 std::uint64_t NfsLink::most_of(IoOp op) const {
+  if (op == IoOp::discard && holes_) return most_discarded;
   if (op == IoOp::read || op == IoOp::write) return facts_.most_bytes;
   return std::min<std::uint64_t>(facts_.most_bytes, zero_block().size());
 }

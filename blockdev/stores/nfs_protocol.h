@@ -63,6 +63,14 @@ struct NfsProtocol {
 const NfsProtocol& nfs_v3();
 const NfsProtocol& nfs_v4();
 
+// COMPOUND of version 4 as bytes behind the RPC header (nfs42_codec.h), of at most 2048: for
+// what libnfs has no names for. 0, or it was not queued. What `replied` is given with
+// RPC_STATUS_SUCCESS is for nfs4_bytes_of, whose bytes are there as long as the call to it.
+bool nfs4_sends_bytes(rpc_context* rpc);  // false: not with this libnfs
+int nfs4_send_bytes(rpc_context* rpc, std::span<const std::byte> arguments, rpc_cb replied,
+                    void* self);
+std::span<const std::byte> nfs4_bytes_of(void* reply);
+
 // The attributes that find() of version 4 asks for, as the server encodes them; false: they
 // are not what was asked for.
 bool decode_nfs4_attributes(std::span<const std::uint32_t> mask, std::span<const std::byte> values,

@@ -3,15 +3,23 @@
 // Each channel has a connection of its own, on its loop. Writes are unstable, a flush is a
 // COMMIT; a write with force_unit_access is a stable one. A changed write verifier shows that
 // the server was restarted and may have lost what was unstable: then all of that is sent
-// again, from memory, before anything else is.
+// again, from memory, before anything else is. So it is when a COMMIT, or a stable write, fails:
+// the server may not try again what it could not store, so that a COMMIT that succeeds later says
+// nothing of it.
 //
 // A lost connection is no error: requests wait, the store reconnects without end (or
 // RemoteOptions::give_up_after) and sends again what was not answered. So an outage of the
 // server stalls requests, and nothing else: the waiting is in user space.
 //
-// Neither version can make holes: discard and zero write zeros, so that geometry() denies
-// can_discard; allocate is EOPNOTSUPP; the map shows all as data. The size is what it was
-// when the store was opened, rounded down to 512 bytes.
+// Discard: version 4, on a server that offers 4.2's DEALLOCATE and did it once when the file was
+// opened, behind its end. The space is free on the server, and reads give zeros, once the discard
+// is answered; that this stays so after a crash of the server is known after the next flush, as of
+// a write, or with force_unit_access; until then it is sent again, in order with the writes
+// around it, when the server was restarted. Elsewhere (version 3 has nothing for it) geometry()
+// denies can_discard, and discard writes zeros, as zero always does.
+// Allocate is EOPNOTSUPP. The map shows as holes what was discarded and not written since this
+// store was opened, if it is the sole writer (nfs-ganesha answers SEEK, but not truly); all else
+// is data. The size is what it was when the store was opened, rounded down to 512 bytes.
 //
 // Limits: a request that hangs in a server that keeps its connection waits as long as it
 // does. A request that a lost connection carried may still be carried out, at any later time,

@@ -2,7 +2,7 @@
 // page does not fit. Its own functions with more room (rpc_allocate_pdu2, rpc_queue_pdu) are
 // exported but not declared; they are used here when the structure that they return proves
 // to be as expected, else writes are cut into small pieces. The library knows no operation
-// of minor versions 1 and 2: no DEALLOCATE, ALLOCATE, SEEK.
+// of minor versions 1 and 2: these are carried as bytes, encoded by nfs42_codec.
 #include <nfsc/libnfs-raw-nfs4.h>
 
 #include <algorithm>
@@ -44,10 +44,24 @@ constexpr std::uint32_t wanted_attributes = 1U << static_cast<unsigned>(Attribut
 constexpr std::uint32_t wanted_more = 1U << (static_cast<unsigned>(Attribute::time_modify) - 32);
 constexpr std::uint32_t regular_file = 1;  // nfs_ftype4
 
-rpc_pdu* new_call(rpc_context* rpc, std::size_t extra, rpc_cb replied, void* self) {
-  return rpc_allocate_pdu2(rpc, NFS4_PROGRAM, NFS_V4, NFSPROC4_COMPOUND, replied, self,
-                           reinterpret_cast<zdrproc_t>(zdr_COMPOUND4res), sizeof(COMPOUND4res),
-                           extra);
+rpc_pdu* new_call(rpc_context* rpc, std::size_t extra, rpc_cb replied, void* self,
+                  zdrproc_t decode = reinterpret_cast<zdrproc_t>(zdr_COMPOUND4res),
+                  int decoded_bytes = sizeof(COMPOUND4res)) {
+  return rpc_allocate_pdu2(rpc, NFS4_PROGRAM, NFS_V4, NFSPROC4_COMPOUND, replied, self, decode,
+                           decoded_bytes, extra);
+}
+
+struct Bytes {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+};
+
+// In the place of a decoder: all that is behind the RPC header, as it is.
+std::uint32_t take_bytes(ZDR* zdr, void* into, ...) {
+  if (zdr->pos < 0 || zdr->pos > zdr->size) return FALSE;
+  *static_cast<Bytes*>(into) = {reinterpret_cast<const std::byte*>(zdr->buf) + zdr->pos,
+                                static_cast<std::size_t>(zdr->size - zdr->pos)};
+  return TRUE;
 }
 
 // Where the encoder is in a call; null: not where libnfs 4.0.0 has it.
@@ -60,14 +74,16 @@ ZDR* encoder_of(rpc_pdu* pdu, std::size_t extra) {
   return fits ? zdr : nullptr;
 }
 
-std::uint32_t most_write(rpc_context* rpc) {
+bool encodes_itself(rpc_context* rpc) {
   constexpr std::size_t odd = 12'345;
   rpc_pdu* const pdu = new_call(rpc, odd, nullptr, nullptr);
-  if (pdu == nullptr) return small_write;
-  const bool large = encoder_of(pdu, odd) != nullptr;
+  if (pdu == nullptr) return false;
+  const bool found = encoder_of(pdu, odd) != nullptr;
   rpc_free_pdu(rpc, pdu);
-  return large ? large_write : small_write;
+  return found;
 }
+
+std::uint32_t most_write(rpc_context* rpc) { return encodes_itself(rpc) ? large_write : small_write; }
 
 int send_compound(rpc_context* rpc, std::span<nfs_argop4> operations, std::size_t payload,
                   rpc_cb replied, void* self) {
@@ -240,6 +256,29 @@ bool decode_nfs4_attributes(std::span<const std::uint32_t> mask, std::span<const
     into.changed_ns = static_cast<std::int64_t>(seconds * 1'000'000'000 + nanoseconds);
   }
   return in.ok() && in.at_end();
+}
+
+bool nfs4_sends_bytes(rpc_context* rpc) { return encodes_itself(rpc); }
+
+int nfs4_send_bytes(rpc_context* rpc, std::span<const std::byte> arguments, rpc_cb replied,
+                    void* self) {
+  constexpr std::size_t most = call_room / 2;
+  if (arguments.size() > most) return -1;
+  rpc_pdu* const pdu = new_call(rpc, 0, replied, self, take_bytes, sizeof(Bytes));
+  if (pdu == nullptr) return -1;
+  ZDR* const zdr = encoder_of(pdu, 0);
+  if (zdr == nullptr) {
+    rpc_free_pdu(rpc, pdu);
+    return -1;
+  }
+  std::memcpy(zdr->buf + zdr->pos, arguments.data(), arguments.size());
+  zdr->pos += static_cast<int>(arguments.size());
+  return rpc_queue_pdu(rpc, pdu);
+}
+
+std::span<const std::byte> nfs4_bytes_of(void* reply) {
+  const auto& bytes = *static_cast<const Bytes*>(reply);
+  return {bytes.data, bytes.size};
 }
 
 const NfsProtocol& nfs_v4() {

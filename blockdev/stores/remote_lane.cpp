@@ -52,7 +52,7 @@ struct RemoteLane::Call : RemoteAnswer {
   StatusRequest* status = nullptr;
   EventLoop* home = nullptr;
   std::uint64_t progress = 0, piece = 0;  // bytes done, bytes of the command
-  std::uint64_t mark = 0;                 // of a flush
+  UnflushedLog::Sync sync;                // of a flush or a stable change that is under way
   std::byte* data = nullptr;              // of the piece
   std::unique_ptr<std::byte[]> bounce;  // or null: the caller's
 };
@@ -100,6 +100,7 @@ void RemoteLane::begin(Call& call, IoRequest& request, EventLoop& home) {
   call.request = &request;
   call.op = request.op;
   call.home = &home;
+  if (is_change(call.op)) session_.change_begins(&call, request);
   send(call);
   pump();
 }
@@ -130,13 +131,17 @@ void RemoteLane::send(Call& call) {
     if (call.request != nullptr) {
       if (const int owed = session_.take_flush_error(); owed != 0) return finish(call, owed);
     }
-    const auto mark = session_.flush_mark(generation_);
-    if (!mark) {
+    const auto begun = session_.begin_flush(generation_);
+    if (begun.error != 0) return finish(call, begun.error);
+    if (!begun.sync) {
       lost_ = true;
-      why_ = "another connection was";
+      why_ = "what is unflushed must be sent on another one";
       return wait_for_connection(call);
     }
-    call.mark = *mark;
+    call.sync = *begun.sync;
+  } else {
+    call.sync = {};
+    if (is_stable_change(call)) call.sync = session_.begin_sync(generation_);
   }
   call.state = Call::State::sent;
   const int error = send_piece(call);
@@ -151,6 +156,11 @@ void RemoteLane::send(Call& call) {
   answered_.push_back(&call);
 }
 
+// What the server is told to make stable before it answers.
+bool RemoteLane::is_stable_change(const Call& call) const {
+  return is_change(call.op) && call.request->force_unit_access && session_.facts().can_fua;
+}
+
 int RemoteLane::send_piece(Call& call) {
   static_cast<RemoteAnswer&>(call) = {.answered = answered};
   if (call.op == IoOp::flush) return link_->send({.op = IoOp::flush}, call);
@@ -159,7 +169,7 @@ int RemoteLane::send_piece(Call& call) {
   call.piece = std::min(request.length - call.progress, most);
   RemoteCommand command{
       .op = call.op,
-      .force_unit_access = request.force_unit_access && session_.facts().can_fua,
+      .force_unit_access = is_stable_change(call),
       .offset = request.offset + call.progress,
       .length = call.piece};
   if (call.status != nullptr) {
@@ -213,11 +223,14 @@ void RemoteLane::answered(RemoteAnswer& self) {
 // Whether the answer is of the server that there is now.
 bool RemoteLane::counts(Call& call) {
   if (call.error != 0 || call.later) return session_.is_current(generation_);
-  if (call.op == IoOp::flush) return session_.flushed(generation_, call.server, call.mark);
+  if (call.op == IoOp::flush) return session_.flushed(generation_, call.server, call.sync);
   if (call.op == IoOp::read) return session_.is_current(generation_);
   std::span<const std::byte> data;
   if (call.op == IoOp::write) data = {call.data, call.length};
-  return session_.record(generation_, call, call.op, call.request->offset + call.progress, data);
+  const std::uint64_t offset = call.request->offset + call.progress;
+  if (!session_.record(generation_, call, call.op, offset, data)) return false;
+  if (call.sync.number != 0) session_.end_sync(generation_, call.sync);
+  return true;
 }
 
 void RemoteLane::settle(Call& call) {
@@ -226,8 +239,17 @@ void RemoteLane::settle(Call& call) {
     lost_ = true;
     return wait_for_connection(call);
   }
-  if (call.later) return ask_later(call);
-  if (call.error != 0) return finish(call, call.error);
+  if (call.later) {
+    if (call.sync.number != 0) session_.end_sync(generation_, call.sync);
+    return ask_later(call);
+  }
+  if (call.error != 0) {
+    if (call.sync.number != 0 && session_.sync_failed(generation_, call.sync)) {
+      lost_ = true;
+      why_ = "the server could not store what it had";
+    }
+    return finish(call, call.error);
+  }
   go_on(call);
 }
 
@@ -276,6 +298,8 @@ void RemoteLane::ask_again() {
 void RemoteLane::finish(Call& call, int error) {
   IoRequest* const request = call.request;
   EventLoop* const home = call.home;
+  if (request != nullptr && is_change(request->op))
+    session_.change_ended(&call, *request, error == 0);
   call.state = Call::State::idle;
   call.bounce.reset();
   idle_.push_back(&call);

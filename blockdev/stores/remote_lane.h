@@ -48,6 +48,7 @@ class RemoteLane {
   Call& take_call();
   void begin(Call& call, IoRequest& request, EventLoop& home);
   void send(Call& call);
+  bool is_stable_change(const Call& call) const;
   int send_piece(Call& call);
   void* piece_data(Call& call);
   void hold(Call& call);

@@ -74,6 +74,9 @@ class RemoteLink {
   // Which start of the server this is; another number: what was not flushed may be lost.
   // 0: the protocol does not tell.
   virtual std::uint64_t server() const = 0;
+  // A flush that belonged to connecting failed or was not answered: what the server had not
+  // flushed before may be lost.
+  bool flush_failed() const { return flush_failed_; }
   virtual bool is_dead() = 0;
   virtual void close() = 0;  // is_dead() from now on
   // Why the last call failed.
@@ -99,6 +102,7 @@ class RemoteLink {
   explicit RemoteLink(std::string uri) : uri_(std::move(uri)) {}
   const std::string uri_;
   RemoteDisk facts_;
+  bool flush_failed_ = false;
 };
 
 // Where the links of a store come from.

@@ -23,9 +23,14 @@ struct RemoteOptions {
   // Bytes of memory for writes that the server has not flushed; at more, the store
   // flushes by itself.
   std::uint64_t unflushed_limit = std::uint64_t{64} << 20;
+  // Nobody else writes to the disk meanwhile: what was discarded is remembered as holes,
+  // where the server cannot be asked for them.
+  bool sole_writer = false;
   // For tests that must go red: unflushed writes are not sent again, and nobody looks
   // whether the server is still the same.
   bool forget_unflushed = false;
+  // The same: after a flush that failed, one that succeeds counts for what was before both.
+  bool trust_after_failure = false;
 };
 
 }  // namespace tidepool::blockdev

@@ -69,7 +69,7 @@ class Replay {
 
   // Sees to an answer: the place is free, or used for the rest.
   Result<> settle(Sent& sent) {
-    if (sent.gone || link_.is_dead() || sent.server != link_.server()) return ended();
+    if (sent.gone || link_.is_dead()) return ended();
     if (sent.later) {
       pollfd stop{.fd = stop_, .events = POLLIN, .revents = 0};
       if (::poll(&stop, 1, pause_ms) > 0) return ended();
@@ -81,6 +81,8 @@ class Replay {
                         fmt::format("'{}' does not take unflushed changes again, at {}+{}", uri_,
                                     sent.entry->offset, sent.entry->length));
     }
+    // A refusal does not say whose it is.
+    if (sent.server != link_.server()) return ended();
     sent.done += sent.length;
     if (sent.done < sent.entry->length) {
       send_rest(sent);

@@ -69,6 +69,8 @@ void RemoteSession::lost(std::uint64_t generation, const std::string& why) {
   if (generation_.load() != generation) return;
   generation_.store(generation + 1);
   spare_.reset();
+  // What one of these was told is not known.
+  if (log_.is_syncing()) distrust();
   log().warn("'{}': connection lost ({}); requests wait until it is back", uri(), why);
 }
 
@@ -94,17 +96,49 @@ bool RemoteSession::wants_flush() const {
   return log_.memory_bytes() >= options_.unflushed_limit;
 }
 
-std::optional<std::uint64_t> RemoteSession::flush_mark(std::uint64_t generation) const {
+RemoteSession::FlushBegun RemoteSession::begin_flush(std::uint64_t generation) {
   const std::lock_guard lock(mutex_);
-  if (generation_.load() != generation) return std::nullopt;
-  return log_.mark();
+  if (generation_.load() != generation) return {};
+  if (!resend_) return {.sync = log_.begin_sync()};
+  if (resend_error_ != 0) return {.sync = {}, .error = std::exchange(resend_error_, 0)};
+  resend_asked_ = true;
+  return {};
 }
 
-bool RemoteSession::flushed(std::uint64_t generation, std::uint64_t server, std::uint64_t mark) {
+bool RemoteSession::flushed(std::uint64_t generation, std::uint64_t server,
+                            const UnflushedLog::Sync& sync) {
   const std::lock_guard lock(mutex_);
-  if (generation_.load() != generation || !is_the_server(server)) return false;
-  log_.flushed(mark);
+  if (generation_.load() != generation || !is_the_server(server) || resend_) return false;
+  log_.end_sync(sync, true);
   return true;
+}
+
+UnflushedLog::Sync RemoteSession::begin_sync(std::uint64_t generation) {
+  const std::lock_guard lock(mutex_);
+  if (generation_.load() != generation) return {};
+  return log_.begin_sync();
+}
+
+void RemoteSession::end_sync(std::uint64_t generation, const UnflushedLog::Sync& sync) {
+  const std::lock_guard lock(mutex_);
+  if (generation_.load() == generation) log_.end_sync(sync, false);
+}
+
+bool RemoteSession::sync_failed(std::uint64_t generation, const UnflushedLog::Sync& sync) {
+  const std::lock_guard lock(mutex_);
+  if (generation_.load() != generation) return true;
+  if (log_.entries().empty() || options_.trust_after_failure) {
+    log_.end_sync(sync, false);
+    return false;
+  }
+  distrust();
+  resend_told_ = resend_;
+  return true;
+}
+
+void RemoteSession::distrust() {
+  log_.forget_syncs();
+  resend_ = !log_.entries().empty() && !options_.trust_after_failure;
 }
 
 void RemoteSession::owe_flush_error(int error) {
@@ -115,6 +149,49 @@ void RemoteSession::owe_flush_error(int error) {
 int RemoteSession::take_flush_error() {
   const std::lock_guard lock(mutex_);
   return std::exchange(owed_flush_error_, 0);
+}
+
+void RemoteSession::change_begins(const void* key, const IoRequest& request) {
+  if (!knows_holes()) return;
+  const std::uint64_t begin = request.offset, end = request.offset + request.length;
+  if (request.op == IoOp::discard) {
+    const std::lock_guard lock(holes_mutex_);
+    holes_.discarding(key, begin, end);
+    any_holes_.store(true);
+  } else if (any_holes_.load()) {
+    const std::lock_guard lock(holes_mutex_);
+    holes_.written(begin, end);
+  }
+}
+
+void RemoteSession::change_ended(const void* key, const IoRequest& request, bool well) {
+  if (!knows_holes() || !any_holes_.load()) return;
+  const std::lock_guard lock(holes_mutex_);
+  if (request.op == IoOp::discard) {
+    holes_.discarded(key, well);
+  } else {
+    holes_.written(request.offset, request.offset + request.length);
+  }
+  any_holes_.store(!holes_.empty());
+}
+
+void RemoteSession::each_hole(
+    std::uint64_t begin, std::uint64_t end,
+    const std::function<bool(std::uint64_t, std::uint64_t, bool)>& sink) const {
+  struct Part {
+    std::uint64_t begin, end;
+    bool hole;
+  };
+  std::vector<Part> parts;
+  {
+    const std::lock_guard lock(holes_mutex_);
+    holes_.each(begin, end, [&](std::uint64_t from, std::uint64_t to, bool hole) {
+      parts.push_back({from, to, hole});
+      return true;
+    });
+  }
+  for (const Part& part : parts)
+    if (!sink(part.begin, part.end, part.hole)) return;
 }
 
 void RemoteSession::forbidden() {
@@ -163,12 +240,15 @@ std::shared_ptr<RemoteLink> RemoteSession::establish(std::uint64_t& generation) 
   const auto began = Clock::now();
   delay_ = generation_.load() == settled_ ? milliseconds(0) : rest_;
   bool told = false;
+  bool refused = false;  // what was to be sent again after a failed flush
+  const auto given_up = [&] {
+    return options_.give_up_after.count() != 0 && Clock::now() - began >= options_.give_up_after;
+  };
   while (pause()) {
     auto connected = endpoint_->connect(stop_.get());
     if (!connected) {
-      const auto tried = Clock::now() - began;
       if (!std::exchange(told, true)) log().warn("{}; trying again", connected.error().message);
-      if (options_.give_up_after.count() == 0 || tried < options_.give_up_after) continue;
+      if (!given_up()) continue;
       fail_for_good(ETIMEDOUT, fmt::format("no connection for {} seconds: {}",
                                            options_.give_up_after.count(),
                                            connected.error().message));
@@ -179,16 +259,21 @@ std::shared_ptr<RemoteLink> RemoteSession::establish(std::uint64_t& generation) 
       fail_for_good(EIO, fmt::format("another export is served there: {}", unfit));
       return nullptr;
     }
-    bool same = false;  // as the settled generation's
+    bool same = false;     // as the settled generation's
+    bool resend = false;   // though it is
+    bool goes_on = false;  // though what is sent again is refused
     {
       const std::lock_guard lock(mutex_);
+      if (link->flush_failed()) distrust();
       if (anchor_ && generation_.load() != settled_) anchor_.reset();
       generation = generation_.load();
       same = tells_ && link->server() == server_;
+      resend = resend_;
+      goes_on = resend && (same || resend_told_);
     }
     if (generation == settled_ && (tells_ || anchor_)) {
       if (!tells_) same = anchor_->answers(stop_.get());
-      if (same) return link;
+      if (same && !link->flush_failed()) return link;
       anchor_.reset();
       lost(generation, "another server may have taken its place");
       const std::lock_guard lock(mutex_);
@@ -199,12 +284,25 @@ std::shared_ptr<RemoteLink> RemoteSession::establish(std::uint64_t& generation) 
         forbidden();
         return nullptr;
       }
-      if (auto r = same ? Result<>() : replay(*link); !r) {
+      const bool replays = refused ? !same && !goes_on : !same || resend;
+      if (auto r = replays ? replay(*link) : Result<>(); !r) {
         if (r.error().kind == ErrorKind::busy) continue;
-        fail_for_good(EIO, r.error().message);
-        return nullptr;
+        if (!goes_on) {
+          if (r.error().kind == ErrorKind::no_space && !given_up()) {
+            if (!std::exchange(told, true)) log().error("{}; trying again", r.error().message);
+            continue;
+          }
+          fail_for_good(EIO, r.error().message);
+          return nullptr;
+        }
+        log().error("{}; flushes fail until it does", r.error().message);
+        refused = true;
+        const std::lock_guard lock(mutex_);
+        if (std::exchange(resend_asked_, false)) resend_error_ = r.error().errno_value;
+        continue;
       }
-      settle(generation, *link, !same, began);
+      settle(generation, *link, replays, began);
+      refused = false;
     }
     if (!anchored()) return link;
     anchor_ = std::move(link);
@@ -222,6 +320,7 @@ void RemoteSession::settle(std::uint64_t generation, const RemoteLink& link, boo
   settled_ = generation;
   const std::lock_guard lock(mutex_);
   server_ = link.server();
+  if (replayed) resend_ = resend_told_ = resend_asked_ = false;
   const auto away = std::chrono::duration_cast<milliseconds>(now - since);
   log().info("'{}': connected again after {} ms; {} unflushed changes were sent again", uri(),
              away.count(), replayed ? log_.entries().size() : 0);

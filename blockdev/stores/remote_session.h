@@ -13,10 +13,19 @@
 // has a connection of its own, the anchor: the server that answers on it after a new
 // connection was made is the one that the new connection is to.
 //
-// After a final failure (given up, another export, a replay that the server
-// refuses) every request fails: what was acknowledged may be lost, and stays so.
+// A flush that fails ends a generation, too: the server may have lost what it had not stored,
+// and says so only once. All that is unflushed is sent again before another flush counts. If the
+// server refuses that, the disk goes on, and each flush fails until it has taken it; but for a
+// server that was restarted meanwhile without such a failure, of which nobody was told.
 //
-// Limit: a request that was sent on a lost connection may still be carried out by a
+// A replay that a server has no space for is tried again like a connection. After a final
+// failure (given up, another export, a replay that the server refuses otherwise) every request
+// fails: what was acknowledged may be lost, and stays so.
+//
+// Limits: of two flushes at one time, on two connections, the one may be told that data was lost
+// which the other counted as stable. It is then sent again at once, and is lost only if this
+// process ends before it is stable.
+// A request that was sent on a lost connection may still be carried out by a
 // server that lives on, at any later time; the protocol has no means against it.
 #pragma once
 
@@ -35,6 +44,7 @@
 
 #include "base/event_loop.h"
 #include "base/unique_fd.h"
+#include "blockdev/stores/known_holes.h"
 #include "blockdev/stores/remote_link.h"
 #include "blockdev/stores/remote_options.h"
 #include "blockdev/stores/unflushed_log.h"
@@ -84,19 +94,39 @@ class RemoteSession {
               std::span<const std::byte> data);
   // Whether changes must wait for a flush first, so that what is kept stays bounded.
   bool wants_flush() const;
-  // When a flush is sent; nothing: the connection does not count any more.
-  std::optional<std::uint64_t> flush_mark(std::uint64_t generation) const;
+  // When a flush is sent; an errno: it fails at once; no sync: the connection does not count
+  // any more.
+  struct FlushBegun {
+    std::optional<UnflushedLog::Sync> sync;
+    int error = 0;
+  };
+  FlushBegun begin_flush(std::uint64_t generation);
   // When it has succeeded; false: the answer does not count.
-  bool flushed(std::uint64_t generation, std::uint64_t server, std::uint64_t mark);
+  bool flushed(std::uint64_t generation, std::uint64_t server, const UnflushedLog::Sync& sync);
+  // As these, of a change that is stable at once, and of a flush that was not carried out.
+  UnflushedLog::Sync begin_sync(std::uint64_t generation);
+  void end_sync(std::uint64_t generation, const UnflushedLog::Sync& sync);
+  // One of them was refused; true: the connection is of no use any more.
+  bool sync_failed(std::uint64_t generation, const UnflushedLog::Sync& sync);
   // A flush that nobody asked for failed: the next one that somebody asks for does.
   void owe_flush_error(int error);
   int take_flush_error();
+
+  // --- holes, where the server cannot be asked for them; thread-safe ---
+  bool knows_holes() const { return options_.sole_writer && facts_.can_trim && !read_only(); }
+  // Around each change; `key` is not another's that is under way.
+  void change_begins(const void* key, const IoRequest& request);
+  void change_ended(const void* key, const IoRequest& request, bool well);
+  // As KnownHoles::each. The sink is called under no lock.
+  void each_hole(std::uint64_t begin, std::uint64_t end,
+                 const std::function<bool(std::uint64_t, std::uint64_t, bool)>& sink) const;
 
  private:
   using Clock = std::chrono::steady_clock;
   RemoteSession(std::unique_ptr<RemoteEndpoint> endpoint, const RemoteOptions& options);
   bool anchored() const { return !tells_ && facts_.multi_conn && flushes(); }
   bool is_the_server(std::uint64_t server) const;
+  void distrust();  // under mutex_: what the server holds and has not flushed
   void keep();
   std::shared_ptr<RemoteLink> establish(std::uint64_t& generation);
   bool pause();
@@ -127,8 +157,18 @@ class RemoteSession {
   std::uint64_t server_ = 0;        // of the settled generation
   UnflushedLog log_;                // between the end of a generation and settling: constant
   int owed_flush_error_ = 0;
+  // A flush failed, or may have: all of log_ must be sent again. Who asked for it was told.
+  bool resend_ = false;
+  bool resend_told_ = false;
+  // A flush waits for that; it was refused.
+  bool resend_asked_ = false;
+  int resend_error_ = 0;
   bool stopping_ = false;
   std::thread keeper_;
+
+  mutable std::mutex holes_mutex_;       // guards holes_; nothing else is taken under it
+  KnownHoles holes_;
+  std::atomic<bool> any_holes_{false};  // as holes_ is not empty; changed under holes_mutex_
 };
 
 }  // namespace tidepool::blockdev

@@ -134,6 +134,13 @@ class RemoteStore final : public BlockStore {
       return fail(ErrorKind::invalid_argument, "no range {}+{} in '{}' of {} bytes", offset, length,
                   name(), facts.size);
     }
+    if (!facts.has_status && session_->knows_holes()) {
+      session_->each_hole(offset, offset + length, [&](auto begin, auto end, bool hole) {
+        return sink({begin, end - begin, hole ? RangeKind::hole : RangeKind::data,
+                     hole ? 0 : begin});
+      });
+      return {};
+    }
     if (!facts.has_status) {
       if (length > 0) sink({offset, length, RangeKind::data, offset});
       return {};

@@ -2,8 +2,13 @@
 // the server comes back without it. Pure: no I/O, no lock.
 //
 // Entries are in the order of their acknowledgement. A flush drops those that were
-// there when it was sent. Replaying the rest in order gives every byte its latest
+// there when it was sent, in time. Replaying the rest in order gives every byte its latest
 // content, wherever entries overlap.
+//
+// A server that could not store what it held says so once, to whoever made it try (a flush, or a
+// change that is stable at once: a sync), and forgets it. So what a flush has covered is
+// kept until all syncs are answered that were under way then: if one of them failed, it is
+// here, and can be sent again.
 //
 // Limit: writes that overlap while both are in flight have no order, on a server
 // as on any disk; here they have that of their acknowledgements.
@@ -34,19 +39,34 @@ class UnflushedLog {
 
   // `data` is empty for zero and discard.
   void add(IoOp op, std::uint64_t offset, std::uint64_t length, std::vector<std::byte> data);
-  // The mark of a flush that is sent now.
-  std::uint64_t mark() const { return last_; }
-  // A flush has succeeded that was sent at `mark`.
-  void flushed(std::uint64_t mark);
-  void clear() { flushed(last_); }
+  // A sync is sent now, and has succeeded; `flush`: it covers all that was there then.
+  struct Sync {
+    std::uint64_t number = 0;  // counts up from 1
+    std::uint64_t mark = 0;    // the last entry
+  };
+  Sync begin_sync();
+  void end_sync(const Sync& sync, bool flush);
+  bool is_syncing() const { return !under_way_.empty(); }
+  // One of those under way has failed, or will not be answered. None of them counts.
+  void forget_syncs();
+  void clear() { drop(last_); }
 
   std::uint64_t memory_bytes() const { return memory_; }
   const std::deque<Entry>& entries() const { return entries_; }
 
  private:
+  struct Covered {
+    std::uint64_t mark = 0;
+    std::uint64_t last_sync = 0;  // that was begun then
+  };
+  void drop(std::uint64_t mark);
+
   std::deque<Entry> entries_;
   std::uint64_t last_ = 0;
   std::uint64_t memory_ = 0;
+  std::uint64_t last_sync_ = 0;
+  std::vector<std::uint64_t> under_way_;  // syncs, oldest first
+  std::deque<Covered> covered_;           // and not dropped yet
 };
 
 }  // namespace tidepool::blockdev

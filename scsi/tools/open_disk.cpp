@@ -47,6 +47,7 @@ Result<Disk> open_nfs_disk(const std::string& uri, const DiskOptions& options) {
     auto lease = take_lease(uri, *where, options);
     if (!lease) return std::unexpected(lease.error());
     disk.lease = std::move(*lease);
+    remote.sole_writer = true;
     remote.permit = [&lease = *disk.lease] { return lease.permit(); };
     remote.unacknowledged = unacknowledged_of(blockdev::lease::terms_of(options.lease));
   }

@@ -1,5 +1,6 @@
-// careless_target URI: an iSCSI target as nas-scsi is one, over a file on NFS, whose logical unit
+// careless_target URI [--forget-unflushed]: an iSCSI target as nas-scsi is one, over a file on NFS, whose logical unit
 // lets go of an aborted task's blocks at once. For the twin of what tests that it must not.
+// --forget-unflushed: what a server lost is not sent again, either.
 //
 // Prints its URL when it listens; ends on SIGTERM, once what is under way has ended.
 #include <signal.h>
@@ -27,7 +28,8 @@ class NoStorage final : public scsi::ReservationStorage {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const judge::Options options(argc, argv, {}, {}, "usage: careless_target URI");
+  const judge::Options options(argc, argv, {}, {"forget-unflushed"},
+                               "usage: careless_target URI [--forget-unflushed]");
   if (options.words.size() != 1) options.usage_error("one URI is wanted");
   sigset_t ending;
   ::sigemptyset(&ending);
@@ -39,9 +41,11 @@ int main(int argc, char** argv) {
   scsi::LogicalUnitOptions how;
   how.forget_aborted = true;
   how.identity.target_name = "iqn.2026-11.test:careless";
+  blockdev::RemoteOptions remote;
+  remote.forget_unflushed = options.has("forget-unflushed");
   scsi::Device device;
   device.add(0, must(scsi::LogicalUnit::open(*loop, *helper, device,
-                                             must(blockdev::open_nfs_store(options.words[0], {})),
+                                             must(blockdev::open_nfs_store(options.words[0], remote)),
                                              std::make_unique<NoStorage>(), how)));
   scsi::iscsi::LoginPolicy policy;
   policy.target_name = how.identity.target_name;

@@ -1,7 +1,8 @@
 #!/bin/bash
 # What an NFS server refuses, as SCSI tells it: never GOOD. A proxy puts each status into real
-# replies of nfs-ganesha to WRITE, READ and COMMIT, versions 3 and 4; then the server itself says
-# that its file system is full, that the file may not be used.
+# replies of nfs-ganesha to WRITE, READ and COMMIT, versions 3 and 4, and DEALLOCATE; then the server
+# itself says that its file system is full, that the file may not be used. A flush that failed is
+# followed by one that counts only when the server has taken again what the first one covered.
 set -euo pipefail
 source "$(dirname "$0")/../lib/nfs_server.sh"
 begin_nfs "$@"
@@ -31,7 +32,10 @@ table=(
 declare -A command=(
   [WRITE]="2a000000000800000100 out 512*5a" [COMMIT]="35000000000000000000"
   [READ]="28000000000800000100 in 512"
+  [DEALLOCATE]="42000000000000001800 out 001600100000000000000000000000080000000800000000"
 )
+# With these DEALLOCATE is not offered, and zeros are written: nfs_reclaim.sh.
+no_holes=" 10004 10021 10025 10036 10038 10044 "
 
 serve_disk() {  # serve_disk URI
   rm -f "$work/urls"
@@ -79,9 +83,10 @@ for version in 3 4; do
   for row in "${table[@]}"; do
     IFS='|' read -r status writing reading versions <<<"$row"
     [[ $versions == *$version* ]] || continue
-    for operation in WRITE COMMIT READ; do
+    for operation in WRITE COMMIT READ DEALLOCATE; do
       sense=$writing
       [[ $operation != READ ]] || sense=$reading
+      [[ $operation != DEALLOCATE || ($version -eq 4 && $no_holes != *" $status "*) ]] || continue
       what="version $version: status $status of $operation"
       # Those that have an end of their own are refused more than once.
       echo "$operation $status $([[ -n $sense ]] && echo 1 || echo 2)" >"$answers.new"
@@ -96,6 +101,23 @@ for version in 3 4; do
       rows=$((rows + 1))
     done
   done
+  what="version $version: a flush after one that failed"
+  done_well "${command[WRITE]}" "$what: WRITE"
+  printf 'COMMIT 5 1\nWRITE 28 2\n' >"$answers.new"  # WRITE: sent again, by us and for the next flush
+  mv "$answers.new" "$answers"
+  refused "${command[COMMIT]}" "$medium" "$what: the first"
+  refused "${command[COMMIT]}" "$full" "$what: what it covered is refused"
+  [[ ! -e $answers ]] || fail "$what: it was not sent again"
+  done_well "${command[READ]}" "$what: READ"
+  done_well "${command[COMMIT]}" "$what: at last"
+  what="version $version: a server that was restarted and has no space for what it had not stored"
+  done_well "${command[WRITE]}" "$what: WRITE"
+  echo "WRITE 28 3" >"$answers.new"
+  mv "$answers.new" "$answers"
+  stop_nfs
+  serve_nfs
+  done_well "${command[COMMIT]}" "$what: a flush waits for it"
+  [[ ! -e $answers ]] || fail "$what: nothing was sent again"
   end_disk
   say "version $version: $rows refusals told as they should be"
 done

@@ -4,7 +4,9 @@
 // part has a stream of its own that reads, writes, zeroes, discards and flushes, and
 // knows what must be there: every read is compared. At the end all is flushed, read
 // and compared once more, the map too, and the oracle may be saved for another judge.
-// Any error of the store, and any wrong byte, ends the program with status 1.
+// Says "open" on stderr when the store is, "ok" at the end. Any error of the store, and any wrong byte, ends the program with status 1.
+//
+// --again: a write or flush that fails is none of these errors, and done again.
 //
 // --wait-before-close: after the requests, prints "ready" and waits for a line on
 // stdin; then everything is closed, which must need no server.
@@ -28,6 +30,7 @@ struct Settings {
   std::string until;  // a file; empty: `operations` per stream
   std::uint64_t most = 256 << 10;
   unsigned flush_one_in = 20;
+  bool again = false;
 };
 
 // Without an orderly exit: other threads are still at work.
@@ -126,6 +129,8 @@ class Stream {
   }
 
   void completed(int error) {
+    if (error != 0 && settings_.again && request_.op != IoOp::read)
+      return channel_->submit(request_);
     if (error != 0) {
       stop_at_once("operation %d at %llu+%llu: %s", static_cast<int>(request_.op),
                  static_cast<unsigned long long>(request_.offset),
@@ -200,10 +205,11 @@ int main(int argc, char** argv) {
       argc, argv,
       {"ops", "until", "seed", "threads", "depth", "bytes", "most", "flush-one-in", "keep",
        "give-up", "save"},
-      {"forget-unflushed", "wait-before-close"},
+      {"forget-unflushed", "trust-after-failure", "again", "wait-before-close"},
       "usage: remote_load URI [--ops N | --until FILE] [--seed N] [--threads N] [--depth N]\n"
       "       [--bytes SIZE] [--most SIZE] [--flush-one-in N] [--keep SIZE] [--give-up SECONDS]\n"
-      "       [--save FILE] [--forget-unflushed] [--wait-before-close]");
+      "       [--save FILE] [--forget-unflushed] [--trust-after-failure] [--again]\n"
+      "       [--wait-before-close]");
   if (options.words.size() != 1) options.usage_error("one URI is wanted");
   Settings settings;
   settings.operations = options.number("ops", 1000);
@@ -215,9 +221,13 @@ int main(int argc, char** argv) {
   how.give_up_after = std::chrono::seconds(options.number("give-up", 0));
   how.unflushed_limit = options.number("keep", how.unflushed_limit);
   how.forget_unflushed = options.has("forget-unflushed");
+  how.trust_after_failure = options.has("trust-after-failure");
+  how.sole_writer = true;
+  settings.again = options.has("again");
   auto store = must(is_nfs_uri(options.words[0]) ? open_nfs_store(options.words[0], how)
                                                   : open_nbd_store(options.words[0], how));
 
+  std::fprintf(stderr, "open\n");
   const Geometry geometry = store->geometry();
   const std::size_t threads = options.number("threads", 2), depth = options.number("depth", 4);
   const std::uint64_t bytes = std::min(options.number("bytes", geometry.size), geometry.size);
@@ -242,7 +252,12 @@ int main(int argc, char** argv) {
   for (std::size_t i = 0; i < threads; ++i)
     workers.emplace_back([&, i] { run_thread(*store, streams, i * depth, (i + 1) * depth); });
   for (auto& worker : workers) worker.join();
-  must(must(SyncChannel::open(*store))->flush());
+  {
+    const auto channel = must(SyncChannel::open(*store));
+    auto flushed = channel->flush();
+    while (!flushed && settings.again) flushed = channel->flush();
+    must(std::move(flushed));
+  }
   compare_all(*store, streams);
   if (options.has("save")) {
     const judge::Fd file(

@@ -69,9 +69,9 @@ clean_up() {
   trap - EXIT
   set +e
   [[ $status -ne 0 || -n $ended ]] || { trouble="the script ended before finish"; }
-  for entry in "${children[@]}"; do
-    kill "$entry" 2>/dev/null && wait "$entry" 2>/dev/null
-  done
+  # All first, as one may wait for another; those that were stopped, too.
+  for entry in "${children[@]}"; do kill "$entry" && kill -CONT "$entry"; done 2>/dev/null
+  for entry in "${children[@]}"; do wait "$entry" 2>/dev/null; done
   if [[ $status -ne 0 && $status -ne 77 && -s $work/daemon.log ]]; then
     echo "--- end of the daemon's log" >&2
     tail -n 40 "$work/daemon.log" >&2

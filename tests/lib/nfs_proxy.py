@@ -7,15 +7,15 @@ records of RPC over TCP, requests one way and replies the other; each record is 
 of its own, 0 to MS, so that they overtake each other, requests and replies alike. When a client
 closes, what it has sent still reaches the server.
 
---answers: while FILE exists and says "OPERATION STATUS COUNT", the next COUNT replies to that
-operation (READ, WRITE, COMMIT of a file, versions 3 and 4) are replaced by a refusal with that
-NFS status, and FILE is removed with the last.
+--answers: while FILE exists and its first line says "OPERATION STATUS COUNT", the next COUNT replies
+to that operation (READ, WRITE, COMMIT of a file, versions 3 and 4, and DEALLOCATE) are replaced by
+a refusal with that NFS status. The line is removed with the last, and FILE with the last line.
 
 Prints "ready" when it listens. SIGTERM: ends when the connections that there are have ended, and
 tells how many records overtook another.
 
-Limits: the first compound of version 4 whose operations are PUTFH and one of the three counts;
-others pass.
+Limits: a compound of version 4 whose operations are PUTFH and one of the three counts, or SEQUENCE,
+PUTFH and DEALLOCATE; others pass.
 """
 
 import argparse
@@ -28,9 +28,11 @@ import struct
 NFS_PROGRAM = 100003
 LAST_FRAGMENT = 0x80000000
 OP_PUTFH = 22
+OP_SEQUENCE = 53
+SEQUENCE_WORDS = 8  # of its arguments: session (4), sequence, slot, highest slot, cache this
 OPERATIONS = {  # by version: number -> name
     3: {6: "READ", 7: "WRITE", 21: "COMMIT"},
-    4: {25: "READ", 38: "WRITE", 5: "COMMIT"},
+    4: {25: "READ", 38: "WRITE", 5: "COMMIT", 62: "DEALLOCATE"},
 }
 
 
@@ -53,15 +55,26 @@ def call_of(record):
     at = skip_opaque(record, skip_opaque(record, 28) + 4)  # credentials, verifier
     at = skip_opaque(record, at)  # tag
     _, count, first = struct.unpack_from(">3I", record, at)
-    if count != 2 or first != OP_PUTFH:
+    at += 8
+    if count == 3 and first == OP_SEQUENCE:
+        at += 4 + SEQUENCE_WORDS * 4
+        (first,) = struct.unpack_from(">I", record, at)
+    elif count != 2:
         return nothing
-    (operation,) = struct.unpack_from(">I", record, skip_opaque(record, at + 12))
+    if first != OP_PUTFH:
+        return nothing
+    (operation,) = struct.unpack_from(">I", record, skip_opaque(record, at + 4))
     return (xid, version, operation) if operation in OPERATIONS[4] else nothing
 
 
-def refusal(xid, version, operation, status):
-    """The record of a reply that refuses."""
+def refusal(xid, version, operation, status, reply):
+    """The record of a reply that refuses, in the place of `reply`."""
     header = struct.pack(">6I", xid, 1, 0, 0, 0, 0)
+    if OPERATIONS[version][operation] == "DEALLOCATE":
+        # SEQUENCE's own result stays: no tag, three results, its number and status, nine words.
+        sequence = reply[24 + 12:24 + 12 + 8 + 36]
+        return (header + struct.pack(">3I", status, 0, 3) + sequence +
+                struct.pack(">4I", OP_PUTFH, 0, operation, status))
     if version == 4:  # status, no tag, two results
         return header + struct.pack(">7I", status, 0, 2, OP_PUTFH, 0, operation, status)
     # No attributes, before or after.
@@ -81,14 +94,19 @@ class Proxy:
         """The status that the next reply to this operation is to have; None: its own."""
         try:
             with open(self.options.answers, encoding="ascii") as file:
-                name, status, count = file.read().split()
+                lines = file.read().splitlines()
         except (FileNotFoundError, TypeError):
             return None
+        name, status, count = lines[0].split()
         if name != OPERATIONS[version][operation]:
             return None
         if int(count) > 1:
+            lines[0] = f"{name} {status} {int(count) - 1}"
+        else:
+            del lines[0]
+        if lines:
             with open(self.options.answers, "w", encoding="ascii") as file:
-                file.write(f"{name} {status} {int(count) - 1}\n")
+                file.write("\n".join(lines) + "\n")
         else:
             os.unlink(self.options.answers)
         return int(status)
@@ -194,7 +212,7 @@ class Connection:
             if operation is not None:
                 status = self.proxy.replaced_status(version, operation)
                 if status is not None:
-                    record = refusal(xid, version, operation, status)
+                    record = refusal(xid, version, operation, status, record)
             self.replies.carry(record)
 
 

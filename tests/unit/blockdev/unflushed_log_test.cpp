@@ -16,17 +16,48 @@ std::vector<std::byte> bytes(std::size_t size, int value) {
 TEST(UnflushedLog, AFlushDropsWhatWasThereWhenItWasSent) {
   UnflushedLog log;
   log.add(IoOp::write, 0, 512, bytes(512, 1));
-  const auto mark = log.mark();
+  const auto flush = log.begin_sync();
   log.add(IoOp::discard, 512, 4096, {});
-  log.flushed(mark);
+  log.end_sync(flush, true);
   ASSERT_EQ(log.entries().size(), 1U);
   EXPECT_EQ(log.entries().front().op, IoOp::discard);
   EXPECT_EQ(log.memory_bytes(), UnflushedLog::entry_cost);
-  log.flushed(mark);  // one that was overtaken changes nothing
+  log.end_sync(flush, true);  // once only
   EXPECT_EQ(log.entries().size(), 1U);
   log.clear();
   EXPECT_TRUE(log.entries().empty());
   EXPECT_EQ(log.memory_bytes(), 0U);
+}
+
+TEST(UnflushedLog, KeepsWhatAFlushCoveredUntilOthersUnderWayAreAnswered) {
+  UnflushedLog log;
+  log.add(IoOp::write, 0, 512, bytes(512, 1));
+  const auto stable_write = log.begin_sync();
+  const auto flush = log.begin_sync();
+  const auto later_flush = log.begin_sync();
+  log.end_sync(flush, true);
+  EXPECT_EQ(log.entries().size(), 1U);
+  const auto after_it = log.begin_sync();
+  log.end_sync(stable_write, false);
+  EXPECT_EQ(log.entries().size(), 1U);
+  log.end_sync(later_flush, true);
+  EXPECT_TRUE(log.entries().empty());  // after_it was begun too late to know of it
+  EXPECT_TRUE(log.is_syncing());
+  log.end_sync(after_it, true);
+  EXPECT_FALSE(log.is_syncing());
+}
+
+TEST(UnflushedLog, AFailureKeepsWhatAnotherFlushCovered) {
+  UnflushedLog log;
+  log.add(IoOp::write, 0, 512, bytes(512, 1));
+  const auto failing = log.begin_sync();
+  const auto flush = log.begin_sync();
+  log.end_sync(flush, true);
+  log.forget_syncs();
+  log.end_sync(failing, true);
+  EXPECT_EQ(log.entries().size(), 1U);
+  log.end_sync(log.begin_sync(), true);
+  EXPECT_TRUE(log.entries().empty());
 }
 
 TEST(UnflushedLog, KnowsWhatOverlaps) {
@@ -47,7 +78,7 @@ TEST(UnflushedLog, AReplayRestoresEveryByte) {
     std::mt19937 random(seed);
     UnflushedLog log;
     std::vector<std::byte> latest(size), stable(size);
-    std::vector<std::pair<std::uint64_t, std::vector<std::byte>>> flushes;  // sent, not answered
+    std::vector<std::pair<UnflushedLog::Sync, std::vector<std::byte>>> flushes;  // sent, not answered
     for (int step = 0; step < 400; ++step) {
       const std::uint64_t offset = random() % size;
       const std::uint64_t length = 1 + random() % (size - offset);
@@ -65,11 +96,11 @@ TEST(UnflushedLog, AReplayRestoresEveryByte) {
           std::fill_n(at, length, std::byte{});
           break;
         case 3:
-          flushes.emplace_back(log.mark(), latest);
+          flushes.emplace_back(log.begin_sync(), latest);
           break;
         case 4:
           if (flushes.empty()) break;
-          log.flushed(flushes.front().first);
+          log.end_sync(flushes.front().first, true);
           stable = flushes.front().second;
           flushes.erase(flushes.begin());
           break;
