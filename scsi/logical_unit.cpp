@@ -146,9 +146,11 @@ void LogicalUnit::begin(Task& task) {
 
 bool LogicalUnit::refused(Task& task) {
   auto [command, opcode_known] = find_command(task.byte(0), service_action_of(task.cdb));
-  if (command != nullptr && !has(*command)) {
-    opcode_known = command->service_action.has_value();
-    command = nullptr;
+  if (command != nullptr && !has(*command)) command = nullptr;
+  if (command == nullptr && opcode_known) {
+    opcode_known = std::ranges::any_of(command_table(), [&](const Command& other) {
+      return other.opcode == task.byte(0) && has(other);
+    });
   }
   task.command = command;
   task.checked_by = followed_;
