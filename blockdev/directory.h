@@ -25,6 +25,8 @@ class Directory {
   // Only if it is not there; of two that try, one does. Others may see it empty before it
   // has its content.
   virtual Result<> create(const std::string& file, std::span<const std::byte> data) = 0;
+  // As create(), but others see it with all its content, or not.
+  virtual Result<> publish(const std::string& file, std::span<const std::byte> data) = 0;
   // In place, from the beginning; what is behind stays. The file must be there.
   virtual Result<> overwrite(const std::string& file, std::span<const std::byte> data) = 0;
   // Others see the old content or the new one. The file need not be there.

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/unique_fd.h"
+#include "base/uuid.h"
 #include "blockdev/directory.h"
 
 namespace tidepool::blockdev {
@@ -82,6 +83,16 @@ class LocalDirectory final : public Directory {
 
   Result<> create(const std::string& file, std::span<const std::byte> data) override {
     return write_to(file, O_CREAT | O_EXCL, data, true);
+  }
+
+  Result<> publish(const std::string& file, std::span<const std::byte> data) override {
+    const std::string fresh = file + "." + to_text(new_uuid()) + ".new";
+    if (auto written = write_to(fresh, O_CREAT | O_EXCL, data, false); !written) return written;
+    const bool linked = ::link(path_of(fresh).c_str(), path_of(file).c_str()) == 0;
+    const int error = errno;
+    if (auto removed = remove(fresh); !removed) return removed;
+    if (linked) return {};
+    return fail_errno(error, fmt::format("cannot make '{}'", path_of(file)));
   }
 
   Result<> overwrite(const std::string& file, std::span<const std::byte> data) override {

@@ -1,4 +1,5 @@
-// COMPARE AND WRITE and ORWRITE: nothing else gets between their reading and writing.
+// COMPARE AND WRITE and ORWRITE: nothing else gets between their reading and writing, at no host
+// that serves the unit.
 #include <cerrno>
 
 #include "scsi/big_endian.h"
@@ -15,11 +16,18 @@ void written(LogicalUnit& unit, Task& task, int error) {
   if (!unit.failed(task, error)) unit.finish(task);
 }
 
-// Takes the range with memory for what is there.
-void take_range(LogicalUnit& unit, Task& task, const BlockRange& range, Step next) {
+template <Step next>
+void read_then(LogicalUnit& unit, Task& task, int error) {
+  if (unit.failed(task, error)) return;
+  unit.read(task, task.range.begin * unit.block_size(), task.scratch.span(), next);
+}
+
+// Takes the range, at all hosts, with memory for what is there.
+template <Step next>
+void take_range(LogicalUnit& unit, Task& task, const BlockRange& range) {
   task.scratch = DataBuffer::allocate(range.count * unit.block_size());
   if (task.scratch.size() == 0) return (void)unit.failed(task, ENOMEM);
-  unit.with_range(task, range, true, next);
+  unit.with_range(task, range, true, [](LogicalUnit& u, Task& t, int) { u.with_hold(t, next); });
 }
 
 void compare(LogicalUnit& unit, Task& task, int error) {
@@ -50,9 +58,7 @@ void handle_compare_and_write(LogicalUnit& unit, Task& task) {
   task.data_out_wanted = static_cast<std::uint32_t>(2 * range.count * unit.block_size());
   if (task.data_out_length != task.data_out_wanted) return unit.fail(task, invalid_cdb_field(13));
   if (range.count == 0) return unit.finish(task);
-  take_range(unit, task, range, [](LogicalUnit& u, Task& t, int) {
-    u.read(t, t.range.begin * u.block_size(), t.scratch.span(), compare);
-  });
+  take_range<read_then<compare>>(unit, task, range);
 }
 
 void handle_or_write(LogicalUnit& unit, Task& task) {
@@ -60,9 +66,7 @@ void handle_or_write(LogicalUnit& unit, Task& task) {
   if (refuse_range(unit, task, range)) return;
   if (refuse_data(unit, task, range.count, Surplus::ignored)) return;
   if (range.count == 0) return unit.finish(task);
-  take_range(unit, task, range, [](LogicalUnit& u, Task& t, int) {
-    u.read(t, t.range.begin * u.block_size(), t.scratch.span(), merge);
-  });
+  take_range<read_then<merge>>(unit, task, range);
 }
 
 }  // namespace tidepool::scsi

@@ -33,6 +33,7 @@ enum Need : std::uint8_t {
   while_sanitizing = 4,  // is carried out during and after a failed SANITIZE
   before_attention = 8,  // is carried out though a unit attention is pending
   thin = 16,             // a unit that gives space back; others do not have the command
+  alone = 32,            // a unit that no other host serves; others do not have the command
 };
 
 struct Command {

@@ -70,9 +70,13 @@ LogicalUnit::LogicalUnit(EventLoop& loop, LoopThread& helper, const LunDirectory
       identity_(options.identity),
       limits_(limits_of(store_->geometry(), options)),
       read_only_(options.read_only || store_->geometry().read_only),
-      forget_aborted_(options.forget_aborted) {}
+      forget_aborted_(options.forget_aborted),
+      sharing_(options.sharing),
+      mode_(default_mode(mode_context())) {}
 
-LogicalUnit::~LogicalUnit() = default;
+LogicalUnit::~LogicalUnit() {
+  if (sharing_ != nullptr) sharing_->follow(nullptr);
+}
 
 Result<std::unique_ptr<LogicalUnit>> LogicalUnit::open(EventLoop& loop, LoopThread& helper,
                                                        const LunDirectory& directory,
@@ -85,17 +89,20 @@ Result<std::unique_ptr<LogicalUnit>> LogicalUnit::open(EventLoop& loop, LoopThre
   auto channel = unit->store_->open_channel(loop);
   if (!channel) return std::unexpected(channel.error());
   unit->channel_ = std::move(*channel);
-  if (unit->storage_) {
+  if (unit->storage_ && unit->sharing_ == nullptr) {
     auto stored = unit->storage_->load();
     if (!stored) return std::unexpected(stored.error());
     unit->reservations_ = PersistentReservations(std::move(*stored));
   }
   unit->sanitize_ = std::make_unique<Sanitize>(*unit->channel_, unit->store_->geometry().size);
+  if (unit->sharing_ != nullptr)
+    if (auto shared = unit->begin_sharing(); !shared) return std::unexpected(shared.error());
   return unit;
 }
 
 ModeContext LogicalUnit::mode_context() const {
-  return {blocks(), limits_.block_size, read_only_ || mode_.software_write_protect};
+  return {blocks(), limits_.block_size, read_only_ || mode_.software_write_protect,
+          sharing_ != nullptr};
 }
 
 void LogicalUnit::nexus_added(NexusId id, const PortId& port) {
@@ -139,11 +146,14 @@ void LogicalUnit::begin(Task& task) {
 
 bool LogicalUnit::refused(Task& task) {
   auto [command, opcode_known] = find_command(task.byte(0), service_action_of(task.cdb));
-  if (command != nullptr && !has(*command)) {
-    opcode_known = command->service_action.has_value();
-    command = nullptr;
+  if (command != nullptr && !has(*command)) command = nullptr;
+  if (command == nullptr && opcode_known) {
+    opcode_known = std::ranges::any_of(command_table(), [&](const Command& other) {
+      return other.opcode == task.byte(0) && has(other);
+    });
   }
   task.command = command;
+  task.checked_by = followed_;
   if (task.attribute == TaskAttribute::aca)
     return fail(task, illegal_request(asc::invalid_message)), true;
   Nexus& nexus = nexus_of(task);
@@ -216,13 +226,15 @@ std::unique_ptr<Task> LogicalUnit::take(Task& task) {
 
 void LogicalUnit::finish(Task& task, Status status) {
   task.status = status;
-  if (task.range.held) {
-    task.range.held = false;
-    ranges_.release(task.range);
-  }
+  let_go(task);
   std::unique_ptr<Task> owned = take(task);
   owned->owner->finished(std::move(owned));
   settle();
+}
+
+void LogicalUnit::let_go(Task& task) {
+  if (std::exchange(task.range.held, false)) ranges_.release(task.range);
+  release_hold(task);
 }
 
 void LogicalUnit::fail(Task& task, const Sense& sense) {
@@ -288,6 +300,10 @@ void LogicalUnit::with_range(Task& task, const BlockRange& range, bool exclusive
 }
 
 void LogicalUnit::issue(Task& task, Step next) {
+  if (sharing_ != nullptr) {
+    if (holds_off(task, next)) return;
+    under_way_.insert(&task);
+  }
   task.request.task = &task;
   task.request.complete = [](blockdev::IoRequest& self, int error) {
     Task& done = *static_cast<StoreRequest&>(self).task;
@@ -300,12 +316,13 @@ void LogicalUnit::issue(Task& task, Step next) {
 
 void LogicalUnit::store_answered(Task& task, int error) {
   task.busy = false;
+  ended_at_store(task);
   if (!task.aborted) return task.next(*this, task, error);
   // The late answer of a task that is on no list any more.
   const auto found = ending_.find(task.id);
   std::unique_ptr<Task> owned = std::move(found->second);
   ending_.erase(found);
-  if (owned->range.held) ranges_.release(owned->range);
+  let_go(*owned);
   owned.reset();
   settle();
 }

@@ -21,10 +21,12 @@
 #include <memory>
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/loop_thread.h"
 #include "blockdev/block_store.h"
+#include "blockdev/lease/sharing.h"
 #include "blockdev/range_locks.h"
 #include "scsi/command_table.h"
 #include "scsi/inquiry.h"
@@ -32,6 +34,7 @@
 #include "scsi/persistent_reservations.h"
 #include "scsi/reservation_file.h"
 #include "scsi/sanitize.h"
+#include "scsi/shared_part.h"
 #include "scsi/task.h"
 #include "scsi/task_set.h"
 
@@ -42,6 +45,8 @@ struct LogicalUnitOptions {
   std::uint32_t block_size = 512;            // bytes: 512 or 4096
   std::uint32_t physical_block_size = 4096;  // bytes; block_size or a power-of-two multiple
   bool read_only = false;
+  // Other hosts serve the unit, too; null: none. Outlives the unit.
+  blockdev::lease::Sharing* sharing = nullptr;
   // For tests that must go red: an aborted task's range is free at once.
   bool forget_aborted = false;
 };
@@ -68,8 +73,8 @@ struct Nexus {
 
 class LogicalUnit {
  public:
-  // Loop, helper and directory outlive the unit. Without a storage no reservation persists
-  // through power loss, and initiators are told so.
+  // Loop, helper and directory outlive the unit. Without a storage, and unshared, no reservation
+  // persists through power loss, and initiators are told so.
   static Result<std::unique_ptr<LogicalUnit>> open(EventLoop& loop, LoopThread& helper,
                                                    const LunDirectory& directory,
                                                    std::shared_ptr<blockdev::BlockStore> store,
@@ -94,14 +99,18 @@ class LogicalUnit {
   void stop() { sanitize_->stop(); }
   // Nothing is with the store or the helper.
   bool idle() const {
-    return tasks_.empty() && ending_.empty() && !sanitize_->running() && saving_ == nullptr;
+    return tasks_.empty() && ending_.empty() && !sanitize_->running() && saving_ == nullptr &&
+           changing_ == 0;
   }
 
   // For handlers.
 
   const Identity& identity() const { return identity_; }
   const Limits& limits() const { return limits_; }
-  bool has(const Command& command) const { return !(command.needs & Need::thin) || limits_.thin; }
+  bool has(const Command& command) const {
+    return (!(command.needs & Need::thin) || limits_.thin) &&
+           (!(command.needs & Need::alone) || sharing_ == nullptr);
+  }
   const LunDirectory& directory() const { return directory_; }
   blockdev::BlockStore& store() { return *store_; }
   std::uint32_t block_size() const { return limits_.block_size; }
@@ -119,7 +128,11 @@ class LogicalUnit {
   void set_loaded(const Task& by, bool loaded);
 
   const PersistentReservations& reservations() const { return reservations_; }
-  bool reservations_can_persist() const { return storage_ != nullptr; }
+  bool reservations_can_persist() const { return storage_ != nullptr || sharing_ != nullptr; }
+  // Not while other hosts may have changed them.
+  bool reservations_known() const {
+    return sharing_ == nullptr || sharing_->permit() == blockdev::WritePermit::yes;
+  }
   // Makes the change stable where it has to be, and tells those whom it concerns. One change is
   // made at a time, and none is taken back by an abort once it is being made stable.
   void change_reservations(Task& task, const ReservationRequest& request);
@@ -143,6 +156,8 @@ class LogicalUnit {
   // The blocks [first, first + count) are the task's until it ends: exclusive for what
   // changes them. Once a task.
   void with_range(Task& task, const BlockRange& range, bool exclusive, Step next);
+  // What with_range() gave is the task's at the other hosts that serve the unit, too.
+  void with_hold(Task& task, Step next);
   // Of the store. `data` stays valid until the next step.
   void read(Task& task, std::uint64_t offset, std::span<std::byte> data, Step next);
   void write(Task& task, std::uint64_t offset, std::span<const std::byte> data, bool stable,
@@ -192,6 +207,21 @@ class LogicalUnit {
   void add_attention(Nexus& nexus, std::uint16_t code);
   void attention_for_port(const PortId& port, std::uint16_t code);
   void abort_where(auto&& meant);
+  void let_go(Task& task);
+  void reset_here(std::uint16_t attention);
+  void clear_here(NexusId by);
+
+  // shared_unit.cpp
+  Result<> begin_sharing();
+  void follow(const blockdev::lease::SharedState& state);
+  void take_effect(const SharedEffect& effect);
+  bool is_held(const Task& task) const;
+  bool holds_off(Task& task, Step next);
+  void ended_at_store(Task& task);
+  void share(blockdev::lease::Sharing::Edit edit, std::function<void(bool settled)> done);
+  void share_reservations(Task& task, const ReservationRequest& request);
+  void share_effect(SharedEffect effect);
+  void release_hold(Task& task);
 
   // Constant after construction.
   EventLoop& loop_;
@@ -203,6 +233,7 @@ class LogicalUnit {
   Limits limits_;
   const bool read_only_;
   const bool forget_aborted_;
+  blockdev::lease::Sharing* const sharing_;
   std::unique_ptr<blockdev::IoChannel> channel_;
 
   ModeParameters mode_;
@@ -222,6 +253,23 @@ class LogicalUnit {
   blockdev::RangeLocks ranges_;
   std::vector<Task*> granted_;  // have got their range, to be continued
   bool settling_ = false;
+
+  // Of a unit that other hosts serve, too.
+  std::uint64_t followed_ = 0;                // the state that new requests are checked by
+  std::vector<blockdev::lease::Hold> holds_;  // of others
+  std::unordered_set<Task*> under_way_;       // with the store
+  std::unordered_set<Task*> draining_;        // of them, those that an older state let through
+  std::vector<Task*> held_off_;               // by a hold
+  unsigned changing_ = 0;                     // changes that are not answered
 };
+
+void LogicalUnit::abort_where(auto&& meant) {
+  std::vector<TaskId> ids;
+  for (const auto& [id, task] : tasks_)
+    if (meant(*task)) ids.push_back(id);
+  // Telling the owner of one may end another.
+  for (const TaskId id : ids)
+    if (const auto found = tasks_.find(id); found != tasks_.end()) drop(*found->second);
+}
 
 }  // namespace tidepool::scsi

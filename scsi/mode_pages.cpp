@@ -35,21 +35,22 @@ Page encode_page(std::uint8_t code, const ModeParameters& parameters) {
   return page;
 }
 
-Page changeable_page(std::uint8_t code) {
+Page changeable_page(std::uint8_t code, const ModeContext& context) {
   Page page = encode_page(code, {});
   std::fill(page.begin() + 2, page.end(), std::byte{0});
   if (code == caching) {
-    page[2] = wce;
+    if (!context.shared) page[2] = wce;
   } else {
     page[2] = d_sense;
-    page[4] = swp;
+    if (!context.shared) page[4] = swp;
   }
   return page;
 }
 
-Page page_of(std::uint8_t code, std::uint8_t page_control, const ModeParameters& current) {
-  if (page_control == 1) return changeable_page(code);
-  return encode_page(code, page_control == 2 ? ModeParameters{} : current);
+Page page_of(std::uint8_t code, std::uint8_t page_control, const ModeParameters& current,
+             const ModeContext& context) {
+  if (page_control == 1) return changeable_page(code, context);
+  return encode_page(code, page_control == 2 ? default_mode(context) : current);
 }
 
 Page block_descriptor(const ModeSenseRequest& request, const ModeContext& context) {
@@ -90,6 +91,8 @@ bool acceptable_descriptor(std::span<const std::byte> descriptor, const ModeCont
 
 }  // namespace
 
+ModeParameters default_mode(const ModeContext& context) { return {.write_cache = !context.shared}; }
+
 std::expected<std::vector<std::byte>, Sense> mode_sense(const ModeSenseRequest& request,
                                                         const ModeParameters& current,
                                                         const ModeContext& context) {
@@ -106,7 +109,7 @@ std::expected<std::vector<std::byte>, Sense> mode_sense(const ModeSenseRequest& 
   out.insert(out.end(), descriptor.begin(), descriptor.end());
   for (const std::uint8_t code : known_pages) {
     if (!all && code != request.page) continue;
-    const Page page = page_of(code, request.control, current);
+    const Page page = page_of(code, request.control, current, context);
     out.insert(out.end(), page.begin(), page.end());
   }
   const std::byte specific = dpofua | (context.write_protected ? wp : std::byte{0});
@@ -146,7 +149,7 @@ std::expected<ModeParameters, Sense> mode_select(std::span<const std::byte> list
     const std::uint8_t code = load_be8(&list[at]) & 0x7f;  // PS is the device's to set
     if (std::ranges::find(known_pages, code) == std::end(known_pages))
       return std::unexpected(invalid_parameter(where));
-    const Page now = encode_page(code, changed), mask = changeable_page(code);
+    const Page now = encode_page(code, changed), mask = changeable_page(code, context);
     if (list[at + 1] != now[1]) return std::unexpected(invalid_parameter(where + 1));
     if (list.size() - at < now.size()) return too_short;
     const auto page = list.subspan(at, now.size());

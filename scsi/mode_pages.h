@@ -1,7 +1,8 @@
 // The mode pages: caching (08h) and control (0Ah), and their parameter lists.
 //
 // Pure. What can be changed: WCE (without it every write is stable when it is
-// answered), SWP and D_SENSE. Nothing is saved: a reset brings the defaults back.
+// answered), SWP and D_SENSE; of a unit that other hosts serve, too, only D_SENSE. Nothing is
+// saved: a reset brings the defaults back.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +29,10 @@ struct ModeContext {
   std::uint64_t blocks = 0;
   std::uint32_t block_size = 512;  // bytes
   bool write_protected = false;    // by anyone
+  bool shared = false;  // with other hosts: always stable, and no mode that concerns them
 };
+
+ModeParameters default_mode(const ModeContext& context);
 
 struct ModeSenseRequest {
   bool ten = false;          // MODE SENSE(10)

@@ -27,6 +27,7 @@ void handle_release(LogicalUnit& unit, Task& task) {
 void handle_persistent_in(LogicalUnit& unit, Task& task) {
   if (unit.legacy_holder() != 0 && unit.legacy_holder() != task.nexus)
     return unit.finish(task, Status::reservation_conflict);
+  if (!unit.reservations_known()) return unit.finish(task, Status::busy);
   const PersistentReservations& reservations = unit.reservations();
   const std::uint16_t allocation = load_be16(&task.cdb[7]);
   switch (service_action_of(task.cdb)) {

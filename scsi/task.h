@@ -80,6 +80,8 @@ struct Task {
   StoreRequest request;
   iovec buffer{};
   HeldRange range;
+  bool holds = false;            // the range, at the other hosts, or asks for it
+  std::uint64_t checked_by = 0;  // the state of all hosts that its reservation check saw
   Step next = nullptr;
   DataBuffer scratch;
   std::uint64_t offset = 0;  // bytes: where the command stands

@@ -20,20 +20,11 @@ void LogicalUnit::drop(Task& task) {
   std::unique_ptr<Task> owned = take(task);
   owned->owner->dropped(*owned);
   owned->aborted = true;
-  if (owned->range.held && (!owned->busy || forget_aborted_)) {
-    owned->range.held = false;
+  if (!owned->busy)
+    let_go(*owned);
+  else if (forget_aborted_ && std::exchange(owned->range.held, false))
     ranges_.release(owned->range);
-  }
   if (owned->busy) ending_.emplace(owned->id, std::move(owned));
-}
-
-void LogicalUnit::abort_where(auto&& meant) {
-  std::vector<TaskId> ids;
-  for (const auto& [id, task] : tasks_)
-    if (meant(*task)) ids.push_back(id);
-  // Telling the owner of one may end another.
-  for (const TaskId id : ids)
-    if (const auto found = tasks_.find(id); found != tasks_.end()) drop(*found->second);
 }
 
 bool LogicalUnit::abort(TaskId id) {
@@ -50,6 +41,11 @@ void LogicalUnit::abort_tasks_of(NexusId nexus) {
 }
 
 void LogicalUnit::clear_tasks(NexusId by) {
+  clear_here(by);
+  if (sharing_ != nullptr) share_effect({.kind = SharedEffect::Kind::clear});
+}
+
+void LogicalUnit::clear_here(NexusId by) {
   std::set<NexusId> others;
   for (const auto& [id, task] : tasks_)
     if (task->nexus != by) others.insert(task->nexus);
@@ -61,9 +57,14 @@ void LogicalUnit::clear_tasks(NexusId by) {
 }
 
 void LogicalUnit::reset(std::uint16_t attention) {
+  reset_here(attention);
+  if (sharing_ != nullptr) share_effect({.kind = SharedEffect::Kind::reset, .code = attention});
+}
+
+void LogicalUnit::reset_here(std::uint16_t attention) {
   abort_where([](const Task&) { return true; });
   legacy_holder_ = 0;
-  mode_ = {};
+  mode_ = default_mode(mode_context());
   for (auto& [id, nexus] : nexuses_) {
     nexus.prevents_removal = false;
     nexus.copies.clear();
@@ -106,6 +107,7 @@ void LogicalUnit::set_loaded(const Task& by, bool loaded) {
 }
 
 void LogicalUnit::change_reservations(Task& task, const ReservationRequest& request) {
+  if (sharing_ != nullptr) return share_reservations(task, request);
   if (saving_) return waiting_changes_.push_back({task.id, request});
   PersistentReservations changed = reservations_;
   const ReservationState& before = reservations_.state();

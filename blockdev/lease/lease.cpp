@@ -11,6 +11,8 @@
 
 #include "base/log.h"
 #include "base/text_table.h"
+#include "blockdev/lease/lease_clock.h"
+#include "blockdev/lease/shared_claims.h"
 
 namespace tidepool::blockdev::lease {
 
@@ -19,13 +21,7 @@ namespace {
 constexpr std::chrono::milliseconds farewell{1'000};
 // A renewal that takes longer than it lasts is worth nothing: overwriting, listing, reading.
 constexpr int calls_of_renewal = 3;
-
-// Goes on while the machine sleeps, unlike the steady clock.
-Time now() {
-  timespec time{};
-  ::clock_gettime(CLOCK_BOOTTIME, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
-}
+constexpr int tries_of_look = 5;
 
 std::string time_text(std::int64_t seconds) {
   const std::time_t time = seconds;
@@ -49,6 +45,9 @@ Result<std::unique_ptr<Lease>> Lease::take(OpenDirectory open, const LeaseOption
   lease->directory_ = lease->open_(options.terms.duration, options.stop);
   if (auto taken = lease->acquire(); !taken) return std::unexpected(taken.error());
   lease->token_ = lease->state_.claim().number;
+  auto inherited = shared_before(*lease->directory_, lease->token_);
+  if (!inherited) return std::unexpected(inherited.error());
+  lease->inherited_ = std::move(*inherited);
   lease->publish();
   lease->directory_ = lease->open_(options.terms.duration / calls_of_renewal, lease->stop_.get());
   lease->thread_ = std::thread([self = lease.get()] { self->keep(); });
@@ -67,7 +66,7 @@ void Lease::end() {
 WritePermit Lease::permit() const {
   if (options_.sabotage.no_self_fencing) return WritePermit::yes;
   if (over_.load()) return WritePermit::never;
-  return now().count() < valid_until_.load() ? WritePermit::yes : WritePermit::not_now;
+  return boot_time().count() < valid_until_.load() ? WritePermit::yes : WritePermit::not_now;
 }
 
 void Lease::release() {
@@ -80,6 +79,13 @@ void Lease::release() {
   const auto directory = open_(farewell, -1);
   if (auto r = directory->overwrite(claim_name(last.number), encode(last)); !r)
     log().warn("'{}': its lock is left to run out: {}", options_.disk, r.error().message);
+}
+
+Result<> Lease::drop_inheritance() {
+  const auto directory = open_(options_.terms.duration, options_.stop);
+  const auto names = directory->list();
+  if (!names) return std::unexpected(names.error());
+  return remove_claims(*directory, *names, token_);
 }
 
 Result<> Lease::acquire() {
@@ -113,7 +119,7 @@ Result<> Lease::acquire() {
 
 // False: it is to end, by end() or as `stop` is readable, if it is one.
 bool Lease::pause_until(Time at, int stop) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(at - now());
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(at - boot_time());
   std::array<pollfd, 2> ends{};
   ends[0] = {.fd = stop_.get(), .events = POLLIN, .revents = 0};
   ends[1] = {.fd = stop, .events = POLLIN, .revents = 0};
@@ -122,22 +128,41 @@ bool Lease::pause_until(Time at, int stop) {
 }
 
 Result<Sight> Lease::look() {
+  for (int left = tries_of_look;; --left) {
+    auto sight = look_once();
+    // Who shares a disk replaces claims by higher ones.
+    if (!sight && sight.error().kind == ErrorKind::not_found && left > 1) continue;
+    return sight;
+  }
+}
+
+Result<Sight> Lease::look_once() {
   auto names = directory_->list();
   if (!names) return std::unexpected(names.error());
   Sight sight;
   for (const std::string& name : *names) sight.number = std::max(sight.number, claim_number(name));
   if (sight.number == 0) return sight;
-  auto content = directory_->read(claim_name(sight.number), Claim::encoded_size);
+  const std::string name = claim_name(sight.number);
+  auto content = directory_->read(name, Claim::encoded_size);
   if (!content) return std::unexpected(content.error());
   sight.content = std::move(*content);
+  if (decode_claim(sight.content)) return sight;
+  const auto whole = directory_->read(name, SharedState::most_encoded + 1);
+  if (!whole) return std::unexpected(whole.error());
+  const auto shared = decode_shared(*whole);
+  if (!shared || shared->number != sight.number) return sight;
+  const auto claim = as_single_claim(*directory_, *shared);
+  if (!claim) return std::unexpected(claim.error());
+  const auto encoded = encode(*claim);
+  sight.content.assign(encoded.begin(), encoded.end());
   return sight;
 }
 
 Result<> Lease::perform(const LeaseState::Step& step) {
-  const Time began = now();
+  const Time began = boot_time();
   const Claim& claim = state_.claim();
   const auto give_up = [&](Error error) -> Result<> {
-    state_.failed(now());
+    state_.failed(boot_time());
     return std::unexpected(std::move(error));
   };
   switch (step.what) {
@@ -146,14 +171,16 @@ Result<> Lease::perform(const LeaseState::Step& step) {
     case LeaseState::Do::look: {
       auto sight = look();
       if (!sight) return give_up(std::move(sight.error()));
-      state_.looked(began, now(), *sight);
+      state_.looked(began, boot_time(), *sight);
       return {};
     }
     case LeaseState::Do::create: {
       auto made = directory_->create(claim_name(claim.number), encode(claim));
       const bool exists = !made && made.error().kind == ErrorKind::exists;
       using Creation = LeaseState::Creation;
-      state_.created(now(), made ? Creation::made : exists ? Creation::exists : Creation::unknown);
+      state_.created(boot_time(), made     ? Creation::made
+                                  : exists ? Creation::exists
+                                           : Creation::unknown);
       return exists ? Result<>() : made;
     }
     case LeaseState::Do::renew: {
@@ -163,7 +190,7 @@ Result<> Lease::perform(const LeaseState::Step& step) {
         return give_up(std::move(written.error()));
       auto sight = look();
       if (!sight) return give_up(std::move(sight.error()));
-      state_.renewed(began, now(), *sight);
+      state_.renewed(began, boot_time(), *sight);
       return {};
     }
   }
@@ -192,13 +219,9 @@ void Lease::keep() {
     publish();
     if (!done) continue;
     if (std::exchange(told, false)) log().info("'{}': its lock is renewed again", options_.disk);
-    if (std::exchange(tidied_, true)) continue;
+    if (inherited_ || std::exchange(tidied_, true)) continue;
     // Predecessors' claims: nobody looks at them any more.
-    const auto names = directory_->list();
-    for (const std::string& name : names.value_or(std::vector<std::string>())) {
-      const std::uint64_t number = claim_number(name);
-      if (number != 0 && number < token_) (void)directory_->remove(name);
-    }
+    if (const auto names = directory_->list()) (void)remove_claims(*directory_, *names, token_);
   }
 }
 

@@ -20,6 +20,7 @@
 #include "base/unique_fd.h"
 #include "blockdev/directory.h"
 #include "blockdev/lease/lease_state.h"
+#include "blockdev/lease/shared_format.h"
 #include "blockdev/stores/remote_options.h"
 
 namespace tidepool::blockdev::lease {
@@ -49,6 +50,10 @@ class Lease {
 
   WritePermit permit() const;  // any thread
   std::uint64_t token() const { return token_; }
+  // The last state of hosts that shared the disk, unless an owner has dropped it since: once what
+  // is in it is kept elsewhere. Blocking.
+  const std::optional<SharedState>& inherited() const { return inherited_; }
+  Result<> drop_inheritance();
   // Every write has been answered, and none is sent any more: the next owner need not wait.
   // Best effort, for at most a second.
   void release();
@@ -58,6 +63,7 @@ class Lease {
   Result<> acquire();
   Result<> perform(const LeaseState::Step& step);
   Result<Sight> look();
+  Result<Sight> look_once();
   bool pause_until(Time at, int stop);
   void publish();
   void keep();
@@ -73,6 +79,7 @@ class Lease {
   bool tidied_ = false;
 
   std::uint64_t token_ = 0;                   // constant once taken
+  std::optional<SharedState> inherited_;      // the same
   std::atomic<std::int64_t> valid_until_{0};  // Time
   std::atomic<bool> over_{false};             // lost or released
   std::thread thread_;

@@ -184,6 +184,20 @@ class NfsDirectory final : public Directory {
     return write_to(file, O_CREAT | O_EXCL, data);
   }
 
+  Result<> publish(const std::string& file, std::span<const std::byte> data) override {
+    const std::string fresh = file + "." + to_text(new_uuid()) + ".new";
+    if (auto written = write_to(fresh, O_CREAT | O_EXCL, data); !written) return written;
+    auto linked = on_mount(name_ + "/" + file, [&](Mount& mount) {
+      return mount.run("make", [&](nfs_cb answered, void* self) {
+        return nfs_link_async(mount.nfs(), path_of(fresh).c_str(), path_of(file).c_str(), answered,
+                              self);
+      });
+    });
+    // Nobody reads what stays there when this fails.
+    (void)remove(fresh);
+    return linked;
+  }
+
   Result<> overwrite(const std::string& file, std::span<const std::byte> data) override {
     return write_to(file, 0, data);
   }

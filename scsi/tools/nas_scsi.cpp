@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
@@ -36,7 +37,7 @@ struct Arguments {
   std::vector<std::string> portals, sockets;
   std::string chap_file, pid_file, background;
   unsigned lease_seconds = 15;
-  bool wait = false;
+  bool wait = false, shared = false;
   LogicalUnitOptions unit;
 };
 
@@ -74,18 +75,29 @@ class EndingSignals {
   Wait wait_;
 };
 
-using Leases = std::vector<std::unique_ptr<blockdev::lease::Lease>>;
+struct Leases {
+  std::vector<std::unique_ptr<blockdev::lease::Lease>> own;
+  std::vector<std::unique_ptr<blockdev::lease::SharedLease>> shared;
+
+  void release() {
+    for (const auto& lease : own) lease->release();
+    for (const auto& lease : shared) lease->leave();
+  }
+};
 
 Result<> add_units(const Arguments& a, int stop, EventLoop& loop, LoopThread& helper,
                    Device& device, Leases& leases) {
   for (std::size_t number = 0; number < a.disks.size(); ++number) {
     auto disk = open_disk(a.disks[number], {.read_only = a.unit.read_only,
                                             .lease = std::chrono::seconds(a.lease_seconds),
+                                            .shared = a.shared,
                                             .wait = a.wait,
                                             .stop = stop});
     if (!disk) return std::unexpected(disk.error());
-    if (disk->lease) leases.push_back(std::move(disk->lease));
+    if (disk->lease) leases.own.push_back(std::move(disk->lease));
     LogicalUnitOptions options = a.unit;
+    options.sharing = disk->shared.get();
+    if (disk->shared) leases.shared.push_back(std::move(disk->shared));
     options.identity.target_name = a.target_name;
     name_unit(options.identity, a.target_name, static_cast<unsigned>(number));
     auto unit = LogicalUnit::open(loop, helper, device, std::move(disk->store),
@@ -94,6 +106,12 @@ Result<> add_units(const Arguments& a, int stop, EventLoop& loop, LoopThread& he
     device.add(static_cast<std::uint16_t>(number), std::move(*unit));
   }
   return {};
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0) return "?";
+  return name.data();
 }
 
 Result<> write_pid_file(const std::string& path) {
@@ -153,9 +171,7 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
   auto helper = LoopThread::start("scsi-helper", {});
   if (!helper) return std::unexpected(helper.error());
   Leases leases;  // outlive the units' stores
-  ScopeGuard releases([&leases] {
-    for (const auto& lease : leases) lease->release();
-  });
+  ScopeGuard releases([&leases] { leases.release(); });
   Device device;
   if (auto added = add_units(a, (*signals)->descriptor(), **loop, **helper, device, leases); !added)
     return added;
@@ -165,7 +181,7 @@ Result<> serve(const Arguments& a, std::optional<Background>& background) {
     if (!portal) return std::unexpected(portal.error());
     if (auto listening = target.listen(*portal); !listening) return listening;
   }
-  VhostUserSockets sockets(**loop, device);
+  VhostUserSockets sockets(**loop, device, a.shared ? host_name() : "");
   for (const std::string& path : a.sockets)
     if (auto listening = sockets.listen(path); !listening) return listening;
   if (auto written = write_pid_file(a.pid_file); !written) return written;
@@ -235,6 +251,8 @@ int run(int argc, char** argv) {
                  "Seconds that the lock beside a disk on NFS lasts without being renewed "
                  "(default 15; 0: no lock); alike on all hosts that share the disk")
       ->check(CLI::Range(0U, 3600U));
+  app.add_flag("--shared", a.shared,
+               "Serve disks on NFS that other hosts serve so, too, each as one unit");
   app.add_flag("--wait", a.wait, "Wait while another host uses a disk on NFS");
   app.add_option("--background", a.background, "Go to the background; messages go to this file");
   app.add_option("--pid-file", a.pid_file, "A file to write the process's number to");
@@ -242,6 +260,12 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
+  }
+  if (a.shared && (unit.read_only || unit.identity.removable || a.lease_seconds == 0)) {
+    return report({.kind = ErrorKind::invalid_argument,
+                   .message = "--shared goes neither with --read-only and --removable nor "
+                              "without a lease"}),
+           exit_usage;
   }
   if (a.portals.empty() && a.sockets.empty()) a.portals.push_back(default_portal);
   if (a.target_name.empty()) a.target_name = default_target_name(a.disks.front());

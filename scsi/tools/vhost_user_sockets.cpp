@@ -133,7 +133,7 @@ void VhostUserSockets::serve(Connection& connection, UniqueFd socket) {
   const std::string name = fmt::format("'{}', front end {}", path, connection.number);
   auto created = virtio::ScsiDevice::create(device_, loop_,
                                             {.name = name,
-                                             .port = local_port(path, connection.number),
+                                             .port = local_port(host_ + path, connection.number),
                                              .request_queues = request_queues});
   if (!created) return log().warn("{}: sent away: {}", name, created.error().message);
   virtio::ScsiDevice& device = **created;

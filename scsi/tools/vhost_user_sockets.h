@@ -27,7 +27,9 @@ namespace tidepool::scsi::tools {
 class VhostUserSockets {
  public:
   // Loop and device outlive it. All on the loop's thread.
-  VhostUserSockets(EventLoop& loop, Device& device) : loop_(loop), device_(device) {}
+  // host: its name where initiators of several are told apart; else empty.
+  VhostUserSockets(EventLoop& loop, Device& device, std::string host)
+      : loop_(loop), device_(device), host_(std::move(host)) {}
   ~VhostUserSockets();  // stop(), and idle(), before, if it was started
   VhostUserSockets(const VhostUserSockets&) = delete;
   VhostUserSockets& operator=(const VhostUserSockets&) = delete;
@@ -61,6 +63,7 @@ class VhostUserSockets {
 
   EventLoop& loop_;
   Device& device_;
+  const std::string host_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::list<Connection> connections_;
   bool stopping_ = false;
