@@ -1,17 +1,22 @@
 #include "base/control_socket.h"
 
-#include <httplib.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 
+#include <array>
 #include <cerrno>
-#include <chrono>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <system_error>
 
+#include "base/log.h"
 #include "base/quiet_thread.h"
-#include "base/unique_fd.h"
 #include "base/unix_address.h"
 
 namespace tidepool {
@@ -19,18 +24,16 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t body_limit = 1024 * 1024;  // bytes
-constexpr std::size_t worker_threads = 4;
-// httplib asks for a port even where the address family has none.
-constexpr int no_port = 80;
-// A handler may work as long as it needs: a program that dies closes the
-// connection, which ends the wait at once.
-constexpr std::chrono::hours reply_patience{24};
+constexpr std::size_t body_limit = 1024 * 1024;     // bytes, of a request
+constexpr std::size_t reply_limit = 256 * body_limit;
+constexpr std::size_t most_connections = 16;  // at one time
+constexpr time_t patience = 5;                // seconds: for a client that does not go on
+constexpr const char* json_type = "application/json";
 
 struct KindRow {
   ErrorKind kind;
   const char* name;
-  int status;
+  unsigned status;
 };
 
 constexpr KindRow kinds[] = {
@@ -51,17 +54,16 @@ const KindRow& row_of(ErrorKind kind) {
   return kinds[std::size(kinds) - 1];
 }
 
-void reply_error(httplib::Response& response, int status, const char* kind, int errno_value,
-                 const std::string& message) {
+std::string error_text(unsigned status, const char* kind, int errno_value,
+                       const std::string& message) {
   const json body = {{"error", {{"kind", kind}, {"errno", errno_value}, {"message", message}}}};
-  response.status = status;
-  response.set_content(body.dump(-1, ' ', false, json::error_handler_t::replace) + "\n",
-                       "application/json");
+  return response_text(status, json_type,
+                       body.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
-void reply_error(httplib::Response& response, const Error& error) {
+std::string error_text(const Error& error) {
   const KindRow& row = row_of(error.kind);
-  reply_error(response, row.status, row.name, error.errno_value, error.message);
+  return error_text(row.status, row.name, error.errno_value, error.message);
 }
 
 // The Error that a reply carries; nothing when the reply is not of that form.
@@ -82,14 +84,16 @@ std::optional<Error> error_in(const std::string& body) {
   return std::nullopt;
 }
 
+UniqueFd unix_socket() { return UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); }
+
 // Succeeds when a program listens on the socket.
-Result<> probe(const std::string& path) {
+Result<UniqueFd> connect_to(const std::string& path) {
   const auto address = unix_address(path);
   if (!address) return std::unexpected(address.error());
-  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  UniqueFd fd = unix_socket();
   if (!fd) return fail_errno(errno, "control socket: cannot create a socket");
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) == 0)
-    return {};
+    return fd;
   if (errno == ENOENT || errno == ECONNREFUSED)
     return fail(ErrorKind::not_found, "control socket {}: no program answers there", path);
   if (errno == EACCES || errno == EPERM)
@@ -110,7 +114,7 @@ Result<> clear_path(const std::string& path) {
     return fail(ErrorKind::exists,
                 "control socket {}: a file that is not a socket is in its place; move it away",
                 path);
-  if (probe(path))
+  if (connect_to(path))
     return fail(ErrorKind::busy, "control socket {}: another program answers there; stop it first",
                 path);
   if (::unlink(path.c_str()) != 0 && errno != ENOENT)
@@ -119,69 +123,43 @@ Result<> clear_path(const std::string& path) {
   return {};
 }
 
-ControlRequest request_of(const httplib::Request& request) {
-  ControlRequest out{request.method, request.path, {}, {}, request.body};
-  if (request.matches.size() > 1) out.name = request.matches[1].str();
-  for (const auto& [key, value] : request.params) out.parameters.emplace(key, value);
-  return out;
-}
-
-// httplib takes a regular expression; our paths have only '*' and '.' in them
-// that would mean something there.
-std::string pattern_of(const std::string& path) {
-  std::string pattern;
-  for (const char c : path) {
-    if (c == '*')
-      pattern += "([^/]+)";
-    else if (c == '.')
-      pattern += "\\.";
-    else
-      pattern += c;
+// The component that a route's "*" stands for, empty where it has none; nothing where the
+// route is another.
+std::optional<std::string> match(const ControlRoute& route, const std::string& method,
+                                 const std::string& path) {
+  if (method != route.method) return std::nullopt;
+  if (!route.path.ends_with("/*")) {
+    return path == route.path ? std::optional(std::string()) : std::nullopt;
   }
-  return pattern;
+  const std::size_t stem = route.path.size() - 1;
+  if (!path.starts_with(std::string_view(route.path).substr(0, stem))) return std::nullopt;
+  std::string name = path.substr(stem);
+  if (name.empty() || name.find('/') != name.npos) return std::nullopt;
+  return name;
 }
 
-void add_route(httplib::Server& server, ControlRoute route) {
-  const std::string pattern = pattern_of(route.path);
-  const std::string method = route.method;
-  const httplib::Server::Handler handler =
-      [route = std::move(route)](const httplib::Request& request, httplib::Response& response) {
-        auto reply = route.handle(request_of(request));
-        if (!reply) return reply_error(response, reply.error());
-        response.set_content(std::move(reply->body), reply->content_type);
-      };
-  if (method == "PUT")
-    server.Put(pattern, handler);
-  else if (method == "POST")
-    server.Post(pattern, handler);
-  else
-    server.Get(pattern, handler);
+// All of it; false: the other side is gone, or does not take it.
+bool send_all(int socket, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t sent = ::send(socket, text.data(), text.size(), MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(sent));
+  }
+  return true;
 }
 
-void answer_failures(httplib::Server& server) {
-  server.set_exception_handler(
-      [](const httplib::Request& request, httplib::Response& response, std::exception_ptr thrown) {
-        std::string cause = "unknown";
-        try {
-          std::rethrow_exception(thrown);
-        } catch (const std::exception& exception) {
-          cause = exception.what();
-        } catch (...) {
-        }
-        reply_error(response, Error{ErrorKind::io, EIO,
-                                    fmt::format("{} {}: internal error: {}", request.method,
-                                                request.path, cause)});
-      });
-  server.set_error_handler(
-      httplib::Server::Handler([](const httplib::Request& request, httplib::Response& response) {
-        if (!response.body.empty()) return;
-        const bool unknown = response.status == 404;
-        reply_error(response, response.status, unknown ? "not_found" : "invalid_argument",
-                    unknown ? ENOENT : EINVAL,
-                    fmt::format("{} {}: {}", request.method, request.path,
-                                unknown ? "there is no such route"
-                                        : "the request was refused as malformed"));
-      }));
+// Until the message is whole.
+Result<> receive_all(int socket, HttpReader& reader) {
+  std::array<char, 4096> piece;
+  for (;;) {
+    const ssize_t got = ::recv(socket, piece.data(), piece.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_errno(errno, "the connection was lost");
+    auto whole = reader.take({piece.data(), static_cast<std::size_t>(got)});
+    if (!whole) return std::unexpected(whole.error());
+    if (*whole) return {};
+  }
 }
 
 }  // namespace
@@ -200,98 +178,153 @@ std::string control_directory(const std::string& program) {
   return fmt::format("/tmp/{}-{}", program, ::geteuid());
 }
 
-std::string encode_path(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                       c == '-' || c == '.' || c == '_' || c == '~' || c == '/';
-    if (plain)
-      out += c;
-    else
-      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
-  }
-  return out;
-}
-
-ControlServer::ControlServer(std::string socket_path, std::unique_ptr<httplib::Server> server)
-    : socket_path_(std::move(socket_path)), server_(std::move(server)) {}
+ControlServer::ControlServer(std::string socket_path, std::vector<ControlRoute> routes,
+                             UniqueFd listener, UniqueFd wakeup)
+    : socket_path_(std::move(socket_path)),
+      routes_(std::move(routes)),
+      listener_(std::move(listener)),
+      wakeup_(std::move(wakeup)) {}
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& socket_path,
                                                             std::vector<ControlRoute> routes,
                                                             std::function<void()> on_thread) {
-  if (const auto address = unix_address(socket_path); !address)
-    return std::unexpected(address.error());
+  const auto address = unix_address(socket_path);
+  if (!address) return std::unexpected(address.error());
   const auto directory = std::filesystem::path(socket_path).parent_path();
   if (!directory.empty() && ::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
     return fail_errno(
         errno, fmt::format("control socket {}: cannot create {}", socket_path, directory.string()));
   if (auto cleared = clear_path(socket_path); !cleared) return std::unexpected(cleared.error());
 
-  auto server = std::make_unique<httplib::Server>();
-  server->set_address_family(AF_UNIX);
+  UniqueFd listener = unix_socket();
+  UniqueFd wakeup(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   // Linux creates the socket file with the mode of the unbound socket, so there
   // is no moment at which others could connect.
-  server->set_socket_options([](socket_t fd) { ::fchmod(fd, 0600); });
-  server->set_keep_alive_max_count(1);
-  server->set_payload_max_length(body_limit);
-  server->new_task_queue = [] { return new httplib::ThreadPool(worker_threads); };
-  answer_failures(*server);
-  for (ControlRoute& route : routes) add_route(*server, std::move(route));
-  errno = 0;
-  if (!server->bind_to_port(socket_path, no_port))
-    return fail_errno(errno != 0 ? errno : EIO,
-                      fmt::format("control socket {}: cannot listen", socket_path));
-
-  auto control = std::unique_ptr<ControlServer>(new ControlServer(socket_path, std::move(server)));
+  if (!listener || !wakeup || ::fchmod(listener.get(), 0600) != 0 ||
+      ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0 ||
+      ::listen(listener.get(), most_connections) != 0) {
+    return fail_errno(errno, fmt::format("control socket {}: cannot listen", socket_path));
+  }
+  auto control = std::unique_ptr<ControlServer>(new ControlServer(
+      socket_path, std::move(routes), std::move(listener), std::move(wakeup)));
   control->thread_ = start_quiet_thread(
-      "control", [http = control->server_.get(), on_thread = std::move(on_thread)] {
+      "control", [self = control.get(), on_thread = std::move(on_thread)] {
         if (on_thread) on_thread();
-        http->listen_after_bind();
+        self->accept_all();
       });
-  // stop() before the loop runs would be lost.
-  while (!control->server_->is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return control;
 }
 
 ControlServer::~ControlServer() {
-  server_->stop();
+  stopping_ = true;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wakeup_.get(), &one, sizeof one);
   if (thread_.joinable()) thread_.join();
+  for (Connection& connection : connections_) {
+    ::shutdown(connection.socket.get(), SHUT_RD);  // who has not asked yet is not waited for
+    connection.thread.join();
+  }
   ::unlink(socket_path_.c_str());
 }
 
+void ControlServer::accept_all() {
+  while (!stopping_) {
+    const bool full = connections_.size() >= most_connections;
+    std::array<pollfd, 2> events{
+        {{wakeup_.get(), POLLIN, 0}, {full ? -1 : listener_.get(), POLLIN, 0}}};
+    if (::poll(events.data(), events.size(), -1) < 0) continue;
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto got = ::read(wakeup_.get(), &count, sizeof count);
+    std::erase_if(connections_, [](Connection& connection) {
+      if (connection.ended) connection.thread.join();
+      return connection.ended.load();
+    });
+    if (events[1].revents != 0) accept_one();
+  }
+}
+
+void ControlServer::accept_one() {
+  UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket) return;
+  const timeval limit{.tv_sec = patience};
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  Connection& connection = connections_.emplace_back();
+  connection.socket = std::move(socket);
+  try {
+    connection.thread = start_quiet_thread("control", [this, &connection] {
+      converse(connection.socket.get());
+      ::shutdown(connection.socket.get(), SHUT_RDWR);
+      connection.ended = true;
+      const std::uint64_t one = 1;
+      [[maybe_unused]] const auto written = ::write(wakeup_.get(), &one, sizeof one);
+    });
+  } catch (const std::system_error& error) {  // no thread is left
+    log().warn("control socket {}: {}", socket_path_, error.what());
+    connections_.pop_back();
+  }
+}
+
+void ControlServer::converse(int socket) const {
+  HttpReader reader(HttpReader::Kind::request, body_limit);
+  const auto received = receive_all(socket, reader);
+  const HttpMessage& message = reader.message();
+  if (received) {
+    send_all(socket, answer({message.method, message.path, {}, message.parameters, message.body}));
+  } else if (received.error().kind == ErrorKind::invalid_argument) {
+    send_all(socket, error_text({ErrorKind::invalid_argument, EINVAL,
+                                 "the request was refused: " + received.error().message}));
+  }  // else nobody waits any more
+}
+
+std::string ControlServer::answer(const ControlRequest& asked) const {
+  for (const ControlRoute& route : routes_) {
+    auto name = match(route, asked.method, asked.path);
+    if (!name) continue;
+    ControlRequest request = asked;
+    request.name = std::move(*name);
+    std::string cause = "unknown";
+    try {
+      const auto reply = route.handle(request);
+      if (!reply) return error_text(reply.error());
+      return response_text(200, reply->content_type, reply->body);
+    } catch (const std::exception& exception) {
+      cause = exception.what();
+    } catch (...) {
+    }
+    return error_text({ErrorKind::io, EIO,
+                       fmt::format("{} {}: internal error: {}", asked.method, asked.path, cause)});
+  }
+  return error_text({ErrorKind::not_found, ENOENT,
+                     fmt::format("{} {}: there is no such route", asked.method, asked.path)});
+}
+
 Result<ControlClient> ControlClient::connect(const std::string& socket_path) {
-  if (auto answered = probe(socket_path); !answered) return std::unexpected(answered.error());
+  if (auto answered = connect_to(socket_path); !answered) return std::unexpected(answered.error());
   return ControlClient(socket_path);
 }
 
 Result<std::string> ControlClient::request(const std::string& method, const std::string& path,
                                            const std::map<std::string, std::string>& parameters,
                                            const std::string& body) const {
-  httplib::Request request;
-  request.method = method;
-  request.path = encode_path(path);
-  char separator = '?';
-  for (const auto& [key, value] : parameters) {
-    request.path += separator + encode_path(key) + '=' + encode_path(value);
-    separator = '&';
-  }
-  request.set_header("Host", "localhost");
-  if (!body.empty() || method != "GET") {
-    request.body = body;
-    request.set_header("Content-Type", "application/json");
-  }
-  httplib::ClientImpl client(socket_path_, no_port);
-  client.set_address_family(AF_UNIX);
-  client.set_url_encode(false);
-  client.set_read_timeout(reply_patience);
-  const httplib::Result reply = client.send(request);
-  if (!reply)
+  const auto lost = [&](const std::string& why) {
     return fail(ErrorKind::io, "control socket {}: {} {} got no answer ({}); is its program alive?",
-                socket_path_, method, path, httplib::to_string(reply.error()));
-  if (reply->status == 200) return reply->body;
-  if (auto error = error_in(reply->body)) return std::unexpected(std::move(*error));
+                socket_path_, method, path, why);
+  };
+  auto socket = connect_to(socket_path_);
+  if (!socket) return std::unexpected(socket.error());
+  if (!send_all(socket->get(), request_text(method, path, parameters, body)))
+    return lost(std::strerror(errno));
+  // A handler may work as long as it needs: a program that dies closes the connection,
+  // which ends the wait at once.
+  HttpReader reader(HttpReader::Kind::response, reply_limit);
+  if (const auto received = receive_all(socket->get(), reader); !received)
+    return lost(received.error().message);
+  const HttpMessage& reply = reader.message();
+  if (reply.status == 200) return reply.body;
+  if (auto error = error_in(reply.body)) return std::unexpected(std::move(*error));
   return fail(ErrorKind::io, "control socket {}: {} {} was answered with status {}", socket_path_,
-              method, path, reply->status);
+              method, path, reply.status);
 }
 
 }  // namespace tidepool

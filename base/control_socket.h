@@ -1,28 +1,29 @@
 // A program's control surface: HTTP with JSON over a Unix socket.
 //
-// The server answers on its own threads with every signal blocked, so a signal
-// still reaches the program's own loop. The socket file belongs to the starting
+// The server answers on its own threads, one for each connection, with every signal
+// blocked, so a signal still reaches the program's own loop. The socket file belongs to the starting
 // user alone (mode 0600); whoever can open it may use every route. The file that
 // a dead program left behind is replaced; one that is answered is not.
 //
 // An Error of a handler travels as its HTTP status and as JSON
 // {"error": {"kind", "errno", "message"}}, and is the same Error at the client.
 //
-// Limits: one request per connection; bodies up to 1 MiB; no streaming.
+// Limits: one request per connection, 16 connections at one time, the others wait; requests
+// of up to 1 MiB; no streaming.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/http_message.h"
 #include "base/result.h"
-
-namespace httplib {
-class Server;
-}
+#include "base/unique_fd.h"
 
 namespace tidepool {
 
@@ -61,10 +62,24 @@ class ControlServer {
   const std::string& socket_path() const { return socket_path_; }
 
  private:
-  ControlServer(std::string socket_path, std::unique_ptr<httplib::Server> server);
+  struct Connection {
+    UniqueFd socket;
+    std::thread thread;
+    std::atomic<bool> ended = false;
+  };
+  ControlServer(std::string socket_path, std::vector<ControlRoute> routes, UniqueFd listener,
+                UniqueFd wakeup);
+  void accept_all();
+  void accept_one();
+  void converse(int socket) const;
+  std::string answer(const ControlRequest& request) const;
 
   const std::string socket_path_;
-  std::unique_ptr<httplib::Server> server_;
+  const std::vector<ControlRoute> routes_;
+  const UniqueFd listener_;
+  const UniqueFd wakeup_;  // eventfd: a connection ended, or the server is to
+  std::atomic<bool> stopping_ = false;
+  std::list<Connection> connections_;  // the first thread's, until that has ended
   std::thread thread_;
 };
 
@@ -87,8 +102,5 @@ class ControlClient {
 // Where the sockets of `program` are: what the environment variable PROGRAM_RUN
 // says ('_' for '-'), /run/PROGRAM for root, else a directory of the user's.
 std::string control_directory(const std::string& program);
-
-// Percent-encodes every byte but letters, digits and "-._~" (and '/', for paths).
-std::string encode_path(const std::string& text);
 
 }  // namespace tidepool

@@ -195,6 +195,19 @@ unsigned EventLoop::reap() {
   return handled;
 }
 
+unsigned EventLoop::look() {
+  unsigned found = looked_ ? 1 : 0;
+  looked_ = false;
+  for (LoopWatch* const watch : watches_) found += watch->look() ? 1 : 0;
+  return found;
+}
+
+bool EventLoop::may_sleep() {
+  bool may = true;
+  for (LoopWatch* const watch : watches_) may = watch->may_sleep() && may;
+  return may;
+}
+
 // True when something became ready before the time was over.
 bool EventLoop::spin() {
   const auto end = last_activity_ + spin_budget_;
@@ -203,6 +216,8 @@ bool EventLoop::spin() {
       io_uring_get_events(&ring_);
       continue;
     }
+    looked_ = look() > 0;
+    if (looked_) return true;
     if (std::chrono::steady_clock::now() >= end) return false;
     relax_cpu();
   }
@@ -214,6 +229,11 @@ Result<> EventLoop::wait_for_completion() {
   if (spin_budget_.count() > 0 && Clock::now() < last_activity_ + spin_budget_) {
     const int result = io_uring_submit_and_get_events(&ring_);
     if (result >= 0 && spin()) return {};
+  }
+
+  if (!may_sleep()) {
+    io_uring_submit_and_get_events(&ring_);  // a failure shows again when it does sleep
+    return {};
   }
 
   const auto began = spin_.count() > 0 ? Clock::now() : Clock::time_point{};
@@ -257,6 +277,7 @@ Result<unsigned> EventLoop::poll(bool wait) {
     }
     handled += reap();
     handled += run_posted();
+    handled += look();
     arm_wakeup();
   }
   if (handled > 0 && spin_.count() > 0) last_activity_ = std::chrono::steady_clock::now();

@@ -15,6 +15,10 @@
 // The time it polls shrinks while the waits prove longer than `spin`, and comes
 // back with the first shorter one, so that an idle loop costs nothing.
 //
+// A Watch is what the loop looks at in each round and while it spins: something that a store
+// to memory announces, such as a virtqueue. Before the loop sleeps each is asked, so that who
+// stores there is told to make itself heard.
+//
 // The ring belongs to the thread that runs it, and starts with its first run()
 // or poll(); create() and the first prepare() may happen on another thread.
 //
@@ -49,6 +53,19 @@ struct AdoptableOperation : Operation {
   class EventLoop* adopter = nullptr;
 };
 
+// Called on the loop's thread; neither call may watch() or unwatch().
+class LoopWatch {
+ public:
+  // Does what there is to do, without waiting; true: there was something.
+  virtual bool look() = 0;
+  // False: there is something to do already, and look() is due. True: the loop is woken, by
+  // one of its operations, when there is.
+  virtual bool may_sleep() = 0;
+
+ protected:
+  ~LoopWatch() = default;
+};
+
 class EventLoop {
  public:
   struct Options {
@@ -77,12 +94,16 @@ class EventLoop {
   // without calling its owner, or at the loop's own end. Loop thread only.
   void adopt(std::unique_ptr<AdoptableOperation> operation);
 
+  // Until unwatch(). Loop thread only.
+  void watch(LoopWatch& what) { watches_.push_back(&what); }
+  void unwatch(LoopWatch& what) { std::erase(watches_, &what); }
+
   // Runs until stop(), also one that came before. The first thread that calls
   // run() or poll() owns the loop.
   Result<> run();
   // Submits what was prepared, completes what is ready, runs what was posted;
-  // with wait = true blocks until there was something to do. Returns the number
-  // of completions and posted tasks handled (0 with wait only after stop()).
+  // with wait = true blocks until there was something to do. Returns the number of
+  // completions, posted tasks and looks that were not in vain (0 with wait only after stop()).
   Result<unsigned> poll(bool wait);
 
   // Thread-safe.
@@ -101,6 +122,8 @@ class EventLoop {
   void arm_wakeup();
   void wake();
   unsigned run_posted();
+  unsigned look();
+  bool may_sleep();
 
   io_uring ring_{};
   bool ring_ready_ = false;
@@ -116,6 +139,8 @@ class EventLoop {
   } wakeup_operation_;
   bool wakeup_armed_ = false;
   std::vector<std::unique_ptr<AdoptableOperation>> adopted_;
+  std::vector<LoopWatch*> watches_;
+  bool looked_ = false;  // while it spun there was something
   // Sleeper and waker each set their flag and then look at the other's: one of
   // them always sees it (hence sequentially consistent).
   std::atomic<bool> sleeping_{false};

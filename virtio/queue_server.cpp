@@ -18,6 +18,7 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
       figures_(start.figures),
       serve_(std::move(serve)),
       broken_(std::move(broken)) {
+  loop_.watch(*this);
   kick_.server = this;
   kick_.on_complete = [](Operation& self, int, unsigned) {
     QueueServer& server = *static_cast<Kick&>(self).server;
@@ -29,6 +30,8 @@ QueueServer::QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& st
     server.serve();
   };
 }
+
+QueueServer::~QueueServer() { loop_.unwatch(*this); }
 
 void QueueServer::wait_for_kick() {
   if (waiting_) return;
@@ -62,18 +65,31 @@ void QueueServer::quiesce(std::function<void()> done) {
 }
 
 void QueueServer::check_quiet() {
-  if (!quiet_ || waiting_ || held_ > 0 || !when_quiet_) return;
+  if (!quiet_ || waiting_ || held_ > 0 || notice_due_ || !when_quiet_) return;
   std::exchange(when_quiet_, nullptr)();
 }
 
 void QueueServer::serve() {
   if (quiet_ || is_broken_) return;
-  bool took_all = false;
-  do {
-    queue_.disable_kicks();
-    put_back_ = 0;
-    took_all = serve_();
-  } while (took_all && !is_broken_ && queue_.enable_kicks(put_back_));
+  queue_.disable_kicks();
+  put_back_ = 0;
+  took_all_ = serve_();
+}
+
+bool QueueServer::look() {
+  if (std::exchange(notice_due_, false)) {
+    if (queue_.wants_interrupt()) interrupt_->signal();
+    check_quiet();
+  }
+  if (quiet_ || is_broken_ || !took_all_ || !queue_.has_more(put_back_)) return false;
+  serve();
+  return true;
+}
+
+bool QueueServer::may_sleep() {
+  // A device that did not take all calls more().
+  if (quiet_ || is_broken_ || !took_all_) return true;
+  return !queue_.enable_kicks(put_back_);
 }
 
 bool QueueServer::take(Chain& chain) {
@@ -113,11 +129,6 @@ void QueueServer::put_back(std::span<const UsedChain> chains) {
   queue_.put_back(chains);
   held_ -= static_cast<unsigned>(chains.size());
   put_back_ = static_cast<std::uint16_t>(chains.size());
-}
-
-void QueueServer::notify() {
-  if (queue_.wants_interrupt()) interrupt_->signal();
-  check_quiet();
 }
 
 void QueueServer::break_down(const std::string& why) {

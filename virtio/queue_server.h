@@ -1,7 +1,10 @@
-// Serves one queue on one event loop: waits for kicks, takes chains, gives them to
-// the device, and lets the device give them back in its own time.
+// Serves one queue on one event loop: takes chains, gives them to the device, and lets the
+// device give them back in its own time.
 //
-// All but the constructor runs on the loop's thread.
+// While the loop is awake the driver need not kick: the queue is looked at in each round.
+// What is given back in one round is one interrupt.
+//
+// All of it runs on the loop's thread.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +17,14 @@
 
 namespace tidepool::virtio {
 
-class QueueServer {
+class QueueServer : LoopWatch {
  public:
   // `serve` takes what the queue has. It is called when there may be something, and says
   // whether it took all; if not, it calls more() when it can take the rest.
   // Loop, queue's writer and the kick's descriptor outlive the server.
   QueueServer(EventLoop& loop, SplitQueue queue, const QueueStart& start,
               std::function<bool()> serve, std::function<void(const std::string&)> broken);
+  ~QueueServer();
   QueueServer(const QueueServer&) = delete;
   QueueServer& operator=(const QueueServer&) = delete;
 
@@ -31,10 +35,10 @@ class QueueServer {
 
   // The next chain; false: none now, or the queue is broken, or quiet.
   bool take(Chain& chain);
-  // Gives back a chain that take() gave. notify() follows, once for any number of them:
-  // the driver hears of it.
+  // Gives back a chain that take() gave. notify() follows, once for any number of them: the
+  // driver hears of it, once of all that end in one round of the loop.
   void give(const Chain& chain, std::uint32_t written);
-  void notify();
+  void notify() { notice_due_ = true; }
   // The same for several chains at once.
   void give_all(std::span<const UsedChain> chains);
   // The last chains that were taken are too few: they come again, once there are more
@@ -55,6 +59,8 @@ class QueueServer {
   void take_kick();
   void serve();
   void check_quiet();
+  bool look() override;
+  bool may_sleep() override;
 
   EventLoop& loop_;
   SplitQueue queue_;
@@ -66,6 +72,8 @@ class QueueServer {
   Kick kick_;
   bool waiting_ = false;  // for a kick, in the kernel's hands
   bool quiet_ = true, is_broken_ = false;
+  bool took_all_ = false;       // of what there was when it was last looked at
+  bool notice_due_ = false;     // at the end of this round of the loop
   unsigned held_ = 0;           // chains
   std::uint16_t put_back_ = 0;  // chains, and none taken since
   std::function<void()> when_quiet_;

@@ -233,6 +233,11 @@ void SplitQueue::publish16(std::uint64_t offset_in_used, std::uint16_t value) {
   writer_->wrote(layout_.used + offset_in_used, sizeof value);
 }
 
+bool SplitQueue::has_more(std::uint16_t known) const {
+  return load16(available_ + index_offset, std::memory_order_acquire) !=
+         static_cast<std::uint16_t>(next_available_ + known);
+}
+
 bool SplitQueue::enable_kicks(std::uint16_t known) {
   const auto seen = static_cast<std::uint16_t>(next_available_ + known);
   if (event_index_) {
@@ -242,7 +247,7 @@ bool SplitQueue::enable_kicks(std::uint16_t known) {
   }
   // A chain that came before the driver saw this is seen here.
   full_barrier();
-  return load16(available_ + index_offset, std::memory_order_acquire) != seen;
+  return has_more(known);
 }
 
 void SplitQueue::disable_kicks() {

@@ -82,6 +82,9 @@ class SplitQueue {
   // Whether the driver wants to hear of what was pushed since it was last asked.
   bool wants_interrupt();
 
+  // Whether there is more than `known` chains that pop() would find.
+  bool has_more(std::uint16_t known) const;
+
   // Whether the driver shall tell of new chains. After enable_kicks() says true there
   // are some that came before it heard: pop() is due. `known` chains are there already,
   // and not enough.

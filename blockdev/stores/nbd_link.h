@@ -1,14 +1,13 @@
 // One connection to an NBD server: libnbd's handle, connected and checked.
 //
-// The only code that knows libnbd, with blockdev/attach.
+// The only code that calls libnbd, with blockdev/attach.
 #pragma once
-
-#include <libnbd.h>
 
 #include <memory>
 #include <string>
 
 #include "base/result.h"
+#include "blockdev/stores/nbd_library.h"
 #include "blockdev/stores/remote_link.h"
 
 namespace tidepool::blockdev {
@@ -29,15 +28,16 @@ class NbdLink final : public RemoteLink {
   bool go_on(short events) override;
 
  private:
-  explicit NbdLink(const std::string& uri) : RemoteLink(uri), handle_(nbd_create()) {}
+  NbdLink(const std::string& uri, const NbdLibrary& nbd)
+      : RemoteLink(uri), nbd_(nbd), handle_(nbd.create(), nbd.close) {}
   nbd_handle* handle() { return handle_.get(); }
+  std::string last_failure() const;
+  std::unexpected<Error> link_failure(const char* what) const;
   Result<> shake_hands(int stop);
   Result<> learn();
 
-  struct Close {
-    void operator()(nbd_handle* handle) const { nbd_close(handle); }
-  };
-  std::unique_ptr<nbd_handle, Close> handle_;
+  const NbdLibrary& nbd_;
+  std::unique_ptr<nbd_handle, decltype(&::nbd_close)> handle_;
 };
 
 // Another NBD server each time that one is wanted.

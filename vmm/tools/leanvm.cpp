@@ -15,6 +15,7 @@
 #include "base/file_limit.h"
 #include "base/log.h"
 #include "base/size_text.h"
+#include "base/start_memory.h"
 #include "blockdev/chain/open_disk.h"
 #include "virtio/tap_port.h"
 #include "vmm/control/console_socket.h"
@@ -252,6 +253,7 @@ Result<Outcome> run_once(const Arguments& a, EndingSignals& signals,
   {
     const Keyboard keyboard([&](std::string_view keys) { running.type(keys); },
                             [&] { running.stop(); });
+    give_back_start_memory();
     outcome = running.run();
   }
   signals.end();

@@ -5,9 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <thread>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "base/unix_address.h"
@@ -82,6 +85,53 @@ TEST_F(ControlSocket, AHandlerThatThrowsIsAnErrorOfThatRequestAlone) {
   ASSERT_FALSE(reply);
   EXPECT_NE(reply.error().message.find("thrown"), std::string::npos);
   EXPECT_TRUE(client().request("GET", "/v1/echo"));
+}
+
+// What a client that is not ours says and hears: everything until the connection ends.
+std::string converse(const std::string& path, std::string_view text) {
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_un address = *unix_address(path);
+  EXPECT_EQ(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  EXPECT_EQ(::send(fd.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+  ::shutdown(fd.get(), SHUT_WR);
+  std::string heard;
+  char piece[100];
+  for (ssize_t got = 0; (got = ::recv(fd.get(), piece, sizeof piece, 0)) > 0;)
+    heard.append(piece, static_cast<std::size_t>(got));
+  return heard;
+}
+
+TEST_F(ControlSocket, WhatIsNotHttpIsRefused) {
+  const auto server = serve();
+  EXPECT_TRUE(converse(path_, "hello\r\n\r\n").starts_with("HTTP/1.1 400 "));
+  EXPECT_EQ(converse(path_, "GET /v1/ec"), "");
+  EXPECT_TRUE(converse(path_, "GET /v1/echo HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200 "));
+}
+
+TEST_F(ControlSocket, WhoSaysNothingKeepsNobodyWaiting) {
+  auto server = serve();
+  const sockaddr_un address = *unix_address(path_);
+  std::vector<UniqueFd> silent;
+  for (int i = 0; i < 10; ++i) {
+    silent.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::connect(silent.back().get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  }
+  EXPECT_TRUE(client().request("GET", "/v1/echo"));
+  server.reset();  // ends, though they are there
+}
+
+TEST_F(ControlSocket, MoreClientsThanConnectionsAreAllAnswered) {
+  const auto server = serve();
+  std::atomic<int> answered = 0;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 40; ++i) {
+    clients.emplace_back([&] {
+      const auto reply = client().request("GET", "/v1/echo");
+      answered += reply ? 1 : 0;
+    });
+  }
+  for (std::thread& one : clients) one.join();
+  EXPECT_EQ(answered, 40);
 }
 
 TEST_F(ControlSocket, TheSocketIsItsOwnersAlone) {

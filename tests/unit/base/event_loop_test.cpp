@@ -230,6 +230,39 @@ TEST(EventLoop, SpinningLoopCompletesDataThatComesLater) {
   ::close(pipe_ends[1]);
 }
 
+struct Pile : LoopWatch {
+  bool look() override {
+    if (waiting == 0) return false;
+    --waiting;
+    return true;
+  }
+  bool may_sleep() override {
+    ++asked;
+    return waiting == 0;
+  }
+  int waiting = 0, asked = 0;
+};
+
+TEST(EventLoop, LooksUntilNothingIsLeftAndAsksBeforeItSleeps) {
+  auto loop = make_loop();
+  Pile pile;
+  loop->watch(pile);
+  pile.waiting = 3;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(loop->poll(true).value(), 1U);  // does not sleep
+  EXPECT_EQ(pile.waiting, 0);
+  const int before = pile.asked;
+  std::thread other([&] {
+    std::this_thread::sleep_for(20ms);
+    loop->post([] {});
+  });
+  EXPECT_EQ(loop->poll(true).value(), 1U);
+  other.join();
+  EXPECT_GT(pile.asked, before);
+  loop->unwatch(pile);
+  pile.waiting = 1;
+  EXPECT_EQ(loop->poll(false).value(), 0U);
+}
+
 TEST(EventLoop, WideEntriesWork) {
   auto loop = make_loop({.entries = 8, .wide_entries = true});
   std::vector<Counter> counters(100);
