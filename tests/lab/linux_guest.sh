@@ -6,6 +6,7 @@
 #   begin_guests             $work, as in the harness; /dev/kvm is there
 #   make_initrd              initrd.gz: says what it sees, then does what do=WORD asks for
 #   make_root root.img SCRIPT...   with busybox, fio and what it needs; do=SCRIPT runs one
+#   $guest_modules, $root_programs   more of them, for the initrd and the root
 #   start_guest NAME run|restore ARGUMENT...   $guest; prints to NAME; type_line types to it
 #   end_guest NAME           it must have turned itself off, or was saved
 source "$(dirname "$0")/../lib/harness.sh"
@@ -16,7 +17,7 @@ bzimage=$build/lab/vmlinuz  # entered in 64-bit mode, unpacks itself
 elf=$build/lab/vmlinux      # the same kernel, entered by PVH
 line='console=ttyS0 quiet loglevel=3 panic=-1'
 root_bytes=$((160 << 20))
-guest=''
+guest='' guest_modules=() root_programs=()
 
 begin_guests() {
   modprobe -a fuse loop tun
@@ -72,14 +73,14 @@ esac
 END
   chmod +x initrd.d/init
   "$(dirname "${BASH_SOURCE[0]}")/initrd" initrd.d initrd.gz \
-    virtio_pci virtio_mmio virtio_blk virtio_net ext4 crc32c_generic
+    virtio_pci virtio_mmio virtio_blk virtio_net ext4 crc32c_generic "${guest_modules[@]}"
 }
 
 make_root() {  # make_root IMAGE SCRIPT...
   local image=$1 programs
   shift
   mkdir -p root.d/{bin,dev,proc,sys,tmp}
-  programs=("$(command -v fio)" "$build/tests/lab/guest_counter")
+  programs=("$(command -v fio)" "$build/tests/lab/guest_counter" "${root_programs[@]}")
   cp "$(command -v busybox)" "${programs[@]}" root.d/bin/
   ldd "${programs[@]}" | grep -o '[^( ]*/lib[^ ]*' | sort -u | xargs cp -L --parents -t root.d
   cp "$@" root.d/

@@ -3,6 +3,7 @@
 #
 #   source "$(dirname "$0")/../lib/iscsi_suite.sh"
 #   serve_nas_scsi DISK [OPTION...]     $urls: two portals; the server runs as $server
+#   serve_vhost_user SOCKET DISK...     nas-scsi on a vhost-user-scsi socket, as $server
 #   serve_tgt DISK [PARAMETER...]       the same with Debian's tgt; PARAMETER: NAME=VALUE
 #   run_suite RESULTS PATTERN           RESULTS: "NAME <tab> passed|failed|skipped <tab> why"
 #   stop_server
@@ -35,6 +36,22 @@ serve_nas_scsi() {
     sleep 0.1
   done
   mapfile -t urls <"$work/urls"
+}
+
+serve_vhost_user() {
+  local socket=$1 i
+  shift
+  : >"$work/urls"
+  "$build/scsi/tools/nas-scsi" --physical-block-size 512 --vhost-user "$socket" "$@" \
+    >"$work/urls" 2>"$work/server.log" &
+  server=$! end_signal=TERM
+  for ((i = 0; i < 300; i++)); do
+    [[ -s $work/urls ]] && return
+    kill -0 "$server" 2>/dev/null || break
+    sleep 0.1
+  done
+  cat "$work/server.log" >&2
+  return 1
 }
 
 serve_tgt() {
@@ -75,27 +92,11 @@ stop_server() {
   return "$status"
 }
 
-# In the suite's output: a line of a test's name, what it says, its verdict.
-suite_results() {
-  awk '
-    function tell() {
-      if (test == "") return
-      print suite "." test "\t" (failed ? "failed" : why != "" ? "skipped" : "passed") "\t" (failed ? wrong : why)
-      test = ""
-    }
-    /^Suite: / { tell(); suite = $2 }
-    /^  Test: / { tell(); test = $2; failed = 0; why = wrong = "" }
-    /^Run Summary/ { tell() }
-    test != "" && /\[SKIPPED\]/ && why == "" { why = $0; sub(/.*\[SKIPPED\] */, "", why) }
-    test != "" && /\[FAILED\]/ && wrong == "" { wrong = $0; sub(/.*\[FAILED\] */, "", wrong) }
-    test != "" && /^FAILED|\.\.\.FAILED/ { failed = 1 }' "$1"
-}
-
 run_suite() {
   local results=$1 status=0
   iscsi-test-cu --dataloss --allow-sanitize --fail --verbose --test "$2" "${urls[@]}" \
     >"$work/out" 2>&1 || status=$?
-  suite_results "$work/out" >"$results"
+  awk -f "${BASH_SOURCE[0]%/*}/iscsi_suite.awk" "$work/out" >"$results"
   [[ -s $results ]] || { cat "$work/out" >&2; return 1; }
   return "$status"
 }

@@ -250,7 +250,7 @@ Result<> BackEnd::handle_vring(Received& message) {
       if (message.header.request == Request::set_vring_call) {
         queue->call = std::move(fd);
         // What was used meanwhile may have been told to the old one, where nobody looks any more.
-        CallInterrupt(queue->call.get()).signal();
+        if (!options_.silent_new_calls) CallInterrupt(queue->call.get()).signal();
         return start();
       }
       if (!fd) return wrong(message, "a queue without kicks is not offered");

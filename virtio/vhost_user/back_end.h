@@ -35,6 +35,8 @@ struct BackEndOptions {
   // What the device has answered outlives the process, so that another one may take its
   // place: then the front end is offered to keep what is in flight.
   bool replaceable = false;
+  // For tests that must go red: a new call descriptor is not told what the old one was.
+  bool silent_new_calls = false;
 };
 
 class BackEnd {
