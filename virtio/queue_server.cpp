@@ -77,13 +77,17 @@ void QueueServer::serve() {
 }
 
 bool QueueServer::look() {
-  if (std::exchange(notice_due_, false)) {
-    if (queue_.wants_interrupt()) interrupt_->signal();
-    check_quiet();
-  }
+  tell();
   if (quiet_ || is_broken_ || !took_all_ || !queue_.has_more(put_back_)) return false;
   serve();
+  tell();  // of what ended at once: the loop may sleep next
   return true;
+}
+
+void QueueServer::tell() {
+  if (!std::exchange(notice_due_, false)) return;
+  if (queue_.wants_interrupt()) interrupt_->signal();
+  check_quiet();
 }
 
 bool QueueServer::may_sleep() {

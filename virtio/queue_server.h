@@ -59,6 +59,7 @@ class QueueServer : LoopWatch {
   void take_kick();
   void serve();
   void check_quiet();
+  void tell();
   bool look() override;
   bool may_sleep() override;
 

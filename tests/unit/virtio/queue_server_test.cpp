@@ -50,6 +50,12 @@ class QueueServerTest : public testing::TestWithParam<bool> {
     driver_.kicked();
   }
 
+  bool hears_more_than(unsigned count) const {
+    for (int i = 0; i < 200'000 && interrupt_.count <= count; ++i)
+      std::this_thread::sleep_for(100us);
+    return interrupt_.count > count;
+  }
+
   TestMemory memory_{1 << 20};
   MemoryWriter writer_{"queue"};
   QueueDriver driver_{memory_, 16, GetParam()};
@@ -109,6 +115,19 @@ TEST_P(QueueServerTest, WhileTheLoopIsAwakeNoKickIsNeeded) {
   server_.reset();
 }
 
+// The next round may sleep.
+TEST_P(QueueServerTest, WhatALookFoundAndEndedIsToldInTheSameRound) {
+  auto loop = *EventLoop::create({});
+  serve_on(*loop, true);
+  for (unsigned i = 1; i <= 5; ++i) {
+    add();
+    ASSERT_TRUE(loop->poll(false));
+    EXPECT_EQ(interrupt_.count, i);
+    EXPECT_TRUE(driver_.poll());
+  }
+  server_.reset();
+}
+
 TEST_P(QueueServerTest, AQuietQueueIsNotLookedAt) {
   auto loop = *EventLoop::create({});
   serve_on(*loop, false);
@@ -125,7 +144,7 @@ TEST_P(QueueServerTest, AQuietQueueIsNotLookedAt) {
 }
 
 // A driver that kicks only when it is asked to, at any moment of a loop that works, spins,
-// and sleeps.
+// and sleeps, and hears of each chain that was used.
 TEST_P(QueueServerTest, NoChainIsLostBetweenLookingAndSleeping) {
   auto thread = *LoopThread::start("queue", {.spin = 20us});
   thread->call([&] { serve_on(thread->loop(), true); });
@@ -136,15 +155,23 @@ TEST_P(QueueServerTest, NoChainIsLostBetweenLookingAndSleeping) {
     if (pause == 1) std::this_thread::yield();
     if (pause == 2) std::this_thread::sleep_for(10us);
     if (pause == 3) std::this_thread::sleep_for(100us);
+    const unsigned heard = interrupt_.count;
     add();
     kicks += driver_.must_kick() ? 1 : 0;
     kick_if_asked();
-    ASSERT_TRUE(test::wait_used(driver_)) << "round " << round;
+    // It looks when it is told to, and not before.
+    ASSERT_TRUE(hears_more_than(heard)) << "round " << round;
+    ASSERT_TRUE(driver_.poll()) << "round " << round;
   }
   EXPECT_GT(kicks, 0U);
   // The twin: who does not kick a loop that sleeps waits for good.
-  while (!driver_.must_kick()) std::this_thread::sleep_for(1ms);
-  add();
+  for (;;) {
+    std::this_thread::sleep_for(5ms);
+    add();
+    if (driver_.must_kick()) break;
+    driver_.kicked();
+    ASSERT_TRUE(test::wait_used(driver_));
+  }
   EXPECT_FALSE(test::wait_used(driver_, 100));
   kick_if_asked();
   EXPECT_TRUE(test::wait_used(driver_));
