@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <mutex>
 
+#include "base/log.h"
 #include "base/quiet_thread.h"
 #include "vmm/sandbox/confinement.h"
 
@@ -149,6 +150,8 @@ bool VcpuThread::handle_exit() {
       exits_.other.add(1);
       return true;
     case KVM_EXIT_SHUTDOWN:
+      // The guest itself has no way to say why.
+      log().warn("vCPU {}: a triple fault resets the guest", vcpu_.id());
       world_.on_reset();
       return false;
     default:
