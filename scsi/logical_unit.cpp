@@ -72,7 +72,7 @@ LogicalUnit::LogicalUnit(EventLoop& loop, LoopThread& helper, const LunDirectory
       read_only_(options.read_only || store_->geometry().read_only),
       forget_aborted_(options.forget_aborted),
       sharing_(options.sharing),
-      mode_(default_mode(mode_context())) {}
+      mode_(default_mode({blocks(), limits_.block_size, read_only_, sharing_ != nullptr})) {}
 
 LogicalUnit::~LogicalUnit() {
   if (sharing_ != nullptr) sharing_->follow(nullptr);
