@@ -17,7 +17,7 @@
 
 namespace tidepool::virtio {
 
-class QueueServer : LoopWatch {
+class QueueServer final : LoopWatch {
  public:
   // `serve` takes what the queue has. It is called when there may be something, and says
   // whether it took all; if not, it calls more() when it can take the rest.
