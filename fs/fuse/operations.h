@@ -15,16 +15,6 @@
 
 namespace tidepool::elasticfs {
 
-// A disk held open: what fuse_file_info::fh points to.
-struct OpenDisk {
-  pool::NodeId id = 0;
-  pool::Disk* disk = nullptr;
-  bool cached = false;         // open through the kernel's page cache
-  bool dirties_cache = false;  // and for writing
-  bool writes_direct = false;  // for writing, around it
-  bool shrinks = false;        // held to make it smaller
-};
-
 fuse_lowlevel_ops make_operations();
 void add_name_operations(fuse_lowlevel_ops& ops);   // operations_names.cpp
 void add_data_operations(fuse_lowlevel_ops& ops);   // operations_data.cpp

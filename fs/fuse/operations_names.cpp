@@ -143,13 +143,13 @@ void set_up(fuse_req_t request, fuse_file_info& file, NodeId id, pool::Disk* dis
   if (!bypasses) opening = session_of(request).disk_users().open(id);
   if (bypasses && writes) session_of(request).disk_users().open_direct(id);
   const bool direct = !opening.cached;
-  auto* opened = new OpenDisk{.id = id,
-                              .disk = disk,
-                              .cached = opening.cached,
-                              .dirties_cache = writes && opening.cached,
-                              .writes_direct = writes && bypasses};
+  auto opened = std::make_unique<OpenDisk>(OpenDisk{.id = id,
+                                                    .disk = disk,
+                                                    .cached = opening.cached,
+                                                    .dirties_cache = writes && opening.cached,
+                                                    .writes_direct = writes && bypasses});
   if (opened->dirties_cache) session_of(request).cached_writers().add(id);
-  file.fh = reinterpret_cast<std::uintptr_t>(opened);
+  file.fh = session_of(request).open_disks().keep(std::move(opened));
   file.keep_cache = direct || opening.keep_cache ? 1 : 0;
   file.direct_io = direct ? 1 : 0;
   Session::opening_direct = direct;
@@ -177,21 +177,12 @@ void open(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
 }
 
 void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  OpenDisk* opened = open_disk(file);
-  if (opened->dirties_cache) session_of(request).cached_writers().remove(opened->id);
-  if (opened->cached) session_of(request).disk_users().close_cached(opened->id);
-  if (opened->writes_direct) session_of(request).disk_users().close_direct(opened->id);
-  pool_of(request).release(opened->disk);
-  delete opened;
+  if (auto opened = session_of(request).open_disks().take(file->fh))
+    session_of(request).close(*opened);
   fuse_reply_err(request, 0);
 }
 
 // --- directories: a listing is taken when the directory is opened ---
-
-struct Listing {
-  NodeId id = 0, parent = 0;
-  std::vector<pool::DirectoryEntry> entries;
-};
 
 Listing* listing_of(const fuse_file_info* file) { return reinterpret_cast<Listing*>(file->fh); }
 
@@ -199,12 +190,13 @@ void opendir(fuse_req_t request, fuse_ino_t node, fuse_file_info* file) {
   pool::Pool& pool = pool_of(request);
   auto attributes = pool.attributes(node);
   if (!attributes) return reply_error(request, attributes.error());
-  file->fh = reinterpret_cast<std::uintptr_t>(new Listing{node, attributes->parent, {}});
+  file->fh = session_of(request).listings().keep(
+      std::make_unique<Listing>(Listing{node, attributes->parent, {}}));
   fuse_reply_open(request, file);
 }
 
 void releasedir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  delete listing_of(file);
+  session_of(request).listings().take(file->fh);
   fuse_reply_err(request, 0);
 }
 

@@ -125,6 +125,14 @@ void Session::stop() {
   if (session_ && !disconnected_.exchange(true)) unmount();
   for (auto& worker : workers_) worker->stop();
   workers_.clear();
+  for (auto& [number, disk] : open_disks_.take_all()) close(*disk);
+}
+
+void Session::close(OpenDisk& disk) {
+  if (disk.dirties_cache) cached_writers_.remove(disk.id);
+  if (disk.cached) disk_users_.close_cached(disk.id);
+  if (disk.writes_direct) disk_users_.close_direct(disk.id);
+  pool_.release(disk.disk);
 }
 
 // While the workers still serve: what the kernel holds back is written first.

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "fs/fuse/cached_writers.h"
 #include "fs/fuse/mount_options.h"
+#include "fs/fuse/open_files.h"
 #include "fs/fuse/transport.h"
 #include "fs/fuse/worker.h"
 #include "fs/pool/pool.h"
@@ -39,6 +40,9 @@ class Session : public Receiver {
   const MountOptions& options() const { return options_; }
   CachedWriters& cached_writers() { return cached_writers_; }
   DiskUsers& disk_users() { return disk_users_; }
+  OpenFiles<OpenDisk>& open_disks() { return open_disks_; }
+  OpenFiles<Listing>& listings() { return listings_; }
+  void close(OpenDisk& disk);  // the last the kernel, or the session's end, does with it
   // A node's name, owner or mode changed, or it came or went: before the answer says so.
   void node_changed(pool::NodeId node) {
     if (disk_sockets_ != nullptr) disk_sockets_->refresh(node);
@@ -73,6 +77,8 @@ class Session : public Receiver {
   DiskSockets* const disk_sockets_;
   std::function<void()> on_disconnect_;
   CachedWriters cached_writers_;
+  OpenFiles<OpenDisk> open_disks_;
+  OpenFiles<Listing> listings_;
   std::atomic<bool> disconnected_{false};
   fuse_session* session_ = nullptr;
   std::vector<std::unique_ptr<Worker>> workers_;

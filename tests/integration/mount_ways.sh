@@ -1,7 +1,8 @@
 #!/bin/bash
 # The ways to a mount and from it: as a daemon in the background, by
 # mount -t fuse.elasticfs as an fstab line has it, read-only, ended by umount, by
-# SIGTERM and by SIGINT; what was written is there each time.
+# SIGTERM, SIGINT and SIGHUP, also while files are open; what was written is there each
+# time, and what was removed while open is free.
 source "$(dirname "$0")/../lib/harness.sh"
 
 begin
@@ -43,6 +44,10 @@ check_clean
 
 for signal in TERM INT HUP; do
   mount_pool
+  used=$(df --output=used -B1 "$mount" | tail -1)
+  exec 7<"$mount/vm1" 8<>"$mount/vm1/file" 9<>"$mount/vm1/removed"
+  dd if=/dev/urandom bs=1M count=8 status=none >&9
+  rm "$mount/vm1/removed"
   [[ $(cat "$mount/vm1/file") == two ]] || fail "the file is lost"
   echo "$signal" >"$mount/vm1/$signal" # not flushed: a regular end keeps it
   kill -$signal "$daemon"
@@ -52,7 +57,12 @@ for signal in TERM INT HUP; do
   daemon=
   [[ $status -eq 0 ]] || fail "the daemon ended by SIG$signal with status $status"
   mountpoint -q "$mount" && fail "SIG$signal leaves the mount behind"
+  exec 7<&- 8<&- 9<&-
   check_clean
+  mount_pool
+  left=$(($(df --output=used -B1 "$mount" | tail -1) - used))
+  ((left < 2 << 20)) || fail "$left bytes of a removed file are in use after SIG$signal"
+  unmount_pool
 done
 
 before=$(sha256sum <"$pool")
